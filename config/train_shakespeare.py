@@ -1,0 +1,19 @@
+"""A character-level GPT on Tiny Shakespeare that a laptop trains in about five minutes."""
+
+dataset = 'shakespeare'
+
+n_layer = 6
+n_head = 3
+n_embd = 192
+block_size = 256
+dropout = 0.1
+batch_size = 6
+max_iters = 1800
+eval_interval = 300
+
+optimizer = 'muon'
+learning_rate = 5e-3
+schedule = 'linear'
+warmup_iters = 40
+beta2 = 0.95
+weight_decay = 0.0

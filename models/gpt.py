@@ -1,0 +1,208 @@
+"""A decoder-only transformer (Radford et al. 2018), modern and small.
+
+Predict the next token from those before it. Each block adds to a residual stream what attention gathers from earlier
+positions, then what an MLP makes of each position alone. Since GPT-2: rotary positions (Su et al. 2021) instead of learned
+ones, RMSNorm without parameters (Zhang & Sennrich 2019), normed queries and keys (Henry et al. 2020), squared ReLU (So et
+al. 2021), no biases, and blocks that start as the identity.
+
+    tokens (B, T + 1) -> x (B, T, n_embd) -> n_layer x Block -> logits (B, T, vocab_size)
+"""
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass
+class Config:
+    vocab_size: int = 65            # filled from the data set
+    block_size: int = 256           # T, tokens of context
+    n_layer: int = 6                # blocks
+    n_head: int = 3                 # attention heads; a head is n_embd // n_head wide, rounded down to even
+    n_embd: int = 192               # width of the residual stream
+    dropout: float = 0.0            # of what each block adds and of the embedding, a share
+    pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # how a position is told
+    flash: bool = True              # scaled_dot_product_attention; False: attention as the paper writes it
+    tie: bool = False               # one matrix for embedding and output
+    label_smoothing: float = 0.0    # share of the target spread over the vocabulary; never part of the reported loss
+
+    def __post_init__(self):
+        problems = [f'{name} must be at least 1, got {getattr(self, name)}'
+                    for name in ('vocab_size', 'block_size', 'n_layer', 'n_head') if getattr(self, name) < 1]
+        problems += [f'{name} must be in [0, 1), got {getattr(self, name)}'
+                     for name in ('dropout', 'label_smoothing') if not 0 <= getattr(self, name) < 1]
+        if self.n_embd < 2 * self.n_head:
+            problems.append(f'n_embd {self.n_embd} gives {self.n_head} heads less than two numbers each')
+        if self.pos == 'sinusoidal' and self.n_embd % 2:
+            problems.append(f'sinusoidal positions need an even n_embd, got {self.n_embd}')
+        if problems:
+            raise ValueError('\n'.join(problems))
+
+
+def norm(x):
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def angles(position, width):
+    """Angle of every position for each of width / 2 frequencies, 10000^(-2i / width) radians a token: (..., width / 2)."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=position.device).float() / width)
+    return position[..., None] * frequency
+
+
+def rotate(x, cos, sin):
+    """Turn the pairs (x_i, x_{i + hs / 2}) by their position's angle: scores then depend on distance alone (RoPE)."""
+    a, b = x.chunk(2, -1)                                                   # (B, nh, T, hs / 2) each
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Attention(nn.Module):
+    """Every position gathers values from those before it, in n_head independent ways."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head_size = config.n_embd // config.n_head // 2 * 2
+        inner = config.n_head * self.head_size
+        self.qkv = nn.Linear(config.n_embd, 3 * inner, bias=False)
+        self.proj = nn.Linear(inner, config.n_embd, bias=False)
+
+    def forward(self, x, rope, mask, past=None):
+        B, T, _ = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.config.n_head, self.head_size).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
+        q, k = norm(q), norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if past is not None:                                                # the cache: keys and values already made
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        if self.config.flash:
+            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
+        else:
+            y = self.weights(q, k, mask) @ v                                # (B, nh, T, S) @ (B, nh, S, hs)
+        return self.proj(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
+
+    def weights(self, q, k, mask=None):
+        """softmax(q k^T / sqrt(hs)) over the keys that each query may see: (B, nh, T, S)."""
+        T, S = q.size(2), k.size(2)
+        if mask is None:
+            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+        score = q @ k.mT / math.sqrt(self.head_size)
+        return score.masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
+
+
+class MLP(nn.Module):
+    """What each position makes of what it gathered."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.proj(F.relu(self.fc(x)).square())
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention = Attention(config)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x, rope, mask, past=None):
+        y, past = self.attention(norm(x), rope, mask, past)
+        x = x + self.drop(y)
+        x = x + self.drop(self.mlp(norm(x)))
+        return x, past
+
+
+class Model(nn.Module):
+    monitor = 'loss', 'min'
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.pos == 'learned':
+            self.embed_pos = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.drop = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie:
+            self.head.weight = self.embed.weight
+        self.init()
+
+    def init(self):
+        """Normal embeddings; matrices uniform in +-sqrt(3 / fan_in), so of unit gain; zero for what closes a block and for the
+        output: every block begins as the identity and the first loss is ln V."""
+        for name, weight in self.named_parameters():
+            if name.endswith('proj.weight') or name == 'head.weight':
+                nn.init.zeros_(weight)
+            elif name.startswith('embed'):
+                nn.init.normal_(weight, std=0.02 if self.config.tie else 1.0)
+            else:
+                nn.init.uniform_(weight, -math.sqrt(3 / weight.size(1)), math.sqrt(3 / weight.size(1)))
+
+    def logits(self, tokens):
+        """Next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
+        return self.continued(tokens, torch.arange(tokens.size(1), device=tokens.device))[0]
+
+    def continued(self, tokens, position, mask=None, past=None):
+        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past` (a pair of (B, nh, S, hs) per block), and the
+        new `past`. `mask` (B, 1, T, S + T) says which keys a query may see; None: itself and those before it."""
+        x, rope = self.embed(tokens), None
+        if self.config.pos == 'learned':
+            x = x + self.embed_pos(position)
+        elif self.config.pos == 'sinusoidal':
+            angle = angles(position, self.config.n_embd)
+            x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)     # Vaswani et al. 2017, section 3.5
+        elif self.config.pos == 'rope':
+            angle = angles(position, self.blocks[0].attention.head_size)        # (T, hs / 2) or (B, T, hs / 2)
+            angle = angle if position.dim() == 1 else angle[:, None]            # one for all heads
+            rope = angle.cos(), angle.sin()
+        x, new = self.drop(norm(x)), []
+        for i, block in enumerate(self.blocks):
+            x, pair = block(x, rope, mask, past[i] if past else None)
+            new.append(pair)
+        return self.head(norm(x)).float(), new
+
+    def forward(self, tokens):
+        """Sums over windows (B, T + 1): negative log likelihood in nats, tokens, and the loss to minimise."""
+        logits, target = self.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+        nll = F.cross_entropy(logits, target, reduction='sum')
+        loss = nll
+        if self.config.label_smoothing:
+            loss = F.cross_entropy(logits, target, reduction='sum', label_smoothing=self.config.label_smoothing)
+        return {'loss': loss, 'count': torch.full_like(nll, target.numel()), 'nll': nll}
+
+    def metrics(self, total):
+        loss = total['nll'] / total['count']
+        return {'loss': loss, 'perplexity': math.exp(min(loss, 700))}
+
+    @torch.no_grad()
+    def generate(self, prompts, max_new_tokens, choose, cache=True):
+        """Yield (B,) new ids, `max_new_tokens` times; stop whenever you have seen enough.
+
+        prompts: lists of ids, of different lengths if need be (not empty); choose: (B, V) logits -> (B,) ids, as in search.py.
+        When the context is full its older half is dropped and the rest read anew. cache=False reads all of it every time.
+        """
+        device, longest = self.embed.weight.device, max(map(len, prompts))
+        tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
+        start = torch.tensor([longest - len(p) for p in prompts], device=device)    # where each prompt begins
+        past = None
+        for _ in range(max_new_tokens):
+            drop = 0 if tokens.size(1) <= self.config.block_size else tokens.size(1) - (self.config.block_size + 1) // 2
+            if drop:
+                tokens, start, past = tokens[:, drop:], (start - drop).clamp(min=0), None
+            slot = torch.arange(tokens.size(1), device=device)
+            new = slot[-1 if past else 0:]                                          # those not yet in the cache
+            mask = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)     # (B, new, T)
+            position = (new - start[:, None]).clamp(min=0)                          # (B, new)
+            logits, past = self.continued(tokens[:, new], position, mask[:, None], past)
+            past = past if cache else None
+            chosen = choose(logits[:, -1])
+            yield chosen
+            tokens = torch.cat([tokens, chosen[:, None]], 1)
