@@ -147,7 +147,8 @@ def parse(path):
 
 
 def read(script, argv, config=''):
-    """Settings of `script` from its own defaults, config files (`config` if none is named) and `--key=value`; the later wins.
+    """Settings of `script` from its own defaults, config files (`config` if none is named, whose keys then count as defaults)
+    and `--key=value`; the later wins.
 
     From here on a Refused ends the process in one line per problem. --help prints every key and exits. Raises Refused for
     all problems at once, each with where it stands, what was expected and the nearest legal key.
@@ -155,8 +156,8 @@ def read(script, argv, config=''):
     sys.excepthook = explain
     keys = declared(script)
     found, problems, files = [], [], []
-    arguments = argv if not config or any(a.endswith('.py') for a in argv if a[:2] != '--') else [config, *argv]
-    for argument in arguments:
+    named = any(a.endswith('.py') for a in argv if a[:2] != '--')
+    for argument in argv if named or not config else [str(config), *argv]:
         name, equals, value = argument[2:].partition('=')
         if argument in ('-h', '--help'):
             continue
@@ -165,7 +166,7 @@ def read(script, argv, config=''):
         elif argument.endswith('.py') and 'model' in keys:
             lines, more = parse(argument)
             found, problems = found + lines, problems + more
-        files += [argument] * (argument[:2] != '--')
+        files += [argument] * (argument[:2] != '--' and argument in argv)
 
     fields = {}
     if 'model' in keys:
@@ -189,7 +190,8 @@ def read(script, argv, config=''):
             try:
                 value = True if value is None else key.convert(value, text)
                 (settings.knobs if name in keys else settings.fields)[name] = value
-                settings.given[name] = where
+                if named or text:
+                    settings.given[name] = where
             except ValueError as error:
                 problems.append(f'{where}: {name}: {error}')
     if problems:
@@ -243,7 +245,7 @@ def resolve(device='auto', dtype='auto', compile='auto'):
         why['compile'] = 'triton is here' if compile else 'no triton' if kind == 'cuda' else \
             f'takes a minute and gains a tenth on {kind}'
     chosen = {'device': device, 'dtype': dtype, 'compile': compile}
-    return device, dtype, compile, ', '.join(f'{k} {v}' + f' ({why[k]})' * (k in why) for k, v in chosen.items())
+    return device, dtype, compile, ', '.join(f'{k} {v} ({why.get(k, "as asked")})' for k, v in chosen.items())
 
 
 def build(checkpoint, device='cpu'):

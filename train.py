@@ -284,7 +284,7 @@ if __name__ == '__main__':
             this.checkpoint[key] for key in ('step', 'evaluated', 'best', 'stale', 'scale', 'streak'))
         for own, saved in zip(optimizers, this.checkpoint['optimizers'], strict=True):
             own.load_state_dict({'state': saved['state'], 'param_groups': own.state_dict()['param_groups']})
-        for own, saved in zip(average, this.checkpoint['ema'] or trained, strict=True):
+        for own, saved in zip(average, this.checkpoint['ema']):
             own.copy_(saved)
     parameters = sum(p.numel() for p in net.parameters())
     this.open(step, keys=keys, config=dataclasses.asdict(config), parameters=parameters, processes=world,

@@ -64,33 +64,30 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.head_size = config.n_embd // config.n_head // 2 * 2
-        inner = config.n_head * self.head_size
+        inner = config.n_head * (config.n_embd // config.n_head // 2 * 2)
         self.qkv = nn.Linear(config.n_embd, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, config.n_embd, bias=False)
 
-    def forward(self, x, rope, mask, past=None):
+    def forward(self, x, rope, bias, past=None):
         B, T, _ = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.config.n_head, self.head_size).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
+        q, k, v = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)      # (B, nh, T, hs) each
         q, k = norm(q), norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         q, k = q.to(v.dtype), k.to(v.dtype)
-        if past is not None:                                                # the cache: keys and values already made
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        if past is not None:                                                # the cache: keys and values made before
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)   # (B, nh, S, hs)
         if self.config.flash:
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
+            y = F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None)
         else:
-            y = self.weights(q, k, mask) @ v                                # (B, nh, T, S) @ (B, nh, S, hs)
+            y = self.weights(q, k, bias) @ v
         return self.proj(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
 
-    def weights(self, q, k, mask=None):
-        """softmax(q k^T / sqrt(hs)) over the keys that each query may see: (B, nh, T, S)."""
-        T, S = q.size(2), k.size(2)
-        if mask is None:
-            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-        score = q @ k.mT / math.sqrt(self.head_size)
-        return score.masked_fill(~mask, -torch.inf).softmax(-1).to(q.dtype)
+    def weights(self, q, k, bias):
+        """softmax(q k^T / sqrt(hs) + bias), where bias is -inf for what a query may not see: (B, nh, T, S)."""
+        if bias is None:
+            bias = torch.full((q.size(2), k.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        return (q / math.sqrt(q.size(-1)) @ k.mT + bias).softmax(-1).to(q.dtype)
 
 
 class MLP(nn.Module):
@@ -102,7 +99,8 @@ class MLP(nn.Module):
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x):
-        return self.proj(F.relu(self.fc(x)).square())
+        h = F.relu(self.fc(x))
+        return self.proj(h * h)             # squared ReLU; `square` would leave bfloat16
 
 
 class Block(nn.Module):
@@ -112,8 +110,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, rope, mask, past=None):
-        y, past = self.attention(norm(x), rope, mask, past)
+    def forward(self, x, rope, bias, past=None):
+        y, past = self.attention(norm(x), rope, bias, past)
         x = x + self.drop(y)
         x = x + self.drop(self.mlp(norm(x)))
         return x, past
@@ -150,9 +148,9 @@ class Model(nn.Module):
         """Next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
         return self.continued(tokens, torch.arange(tokens.size(1), device=tokens.device))[0]
 
-    def continued(self, tokens, position, mask=None, past=None):
-        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past` (a pair of (B, nh, S, hs) per block), and the
-        new `past`. `mask` (B, 1, T, S + T) says which keys a query may see; None: itself and those before it."""
+    def continued(self, tokens, position, bias=None, past=None):
+        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past`: a pair (B, nh, S, hs) per block; and the new
+        `past`. `bias` (B, 1, T, S + T) is 0 where a query may look, else -inf; None: at itself and what came before."""
         x, rope = self.embed(tokens), None
         if self.config.pos == 'learned':
             x = x + self.embed_pos(position)
@@ -160,12 +158,11 @@ class Model(nn.Module):
             angle = angles(position, self.config.n_embd)
             x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)     # Vaswani et al. 2017, section 3.5
         elif self.config.pos == 'rope':
-            angle = angles(position, self.blocks[0].attention.head_size)        # (T, hs / 2) or (B, T, hs / 2)
-            angle = angle if position.dim() == 1 else angle[:, None]            # one for all heads
+            angle = angles(position, self.config.n_embd // self.config.n_head // 2 * 2).unsqueeze(-3)   # (..., 1, T, hs / 2)
             rope = angle.cos(), angle.sin()
         x, new = self.drop(norm(x)), []
         for i, block in enumerate(self.blocks):
-            x, pair = block(x, rope, mask, past[i] if past else None)
+            x, pair = block(x, rope, bias, past[i] if past else None)
             new.append(pair)
         return self.head(norm(x)).float(), new
 
@@ -199,9 +196,10 @@ class Model(nn.Module):
                 tokens, start, past = tokens[:, drop:], (start - drop).clamp(min=0), None
             slot = torch.arange(tokens.size(1), device=device)
             new = slot[-1 if past else 0:]                                          # those not yet in the cache
-            mask = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)     # (B, new, T)
+            seen = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)     # (B, new, T)
+            bias = torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)[:, None]
             position = (new - start[:, None]).clamp(min=0)                          # (B, new)
-            logits, past = self.continued(tokens[:, new], position, mask[:, None], past)
+            logits, past = self.continued(tokens[:, new], position, bias, past)
             past = past if cache else None
             chosen = choose(logits[:, -1])
             yield chosen

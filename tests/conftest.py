@@ -1,0 +1,127 @@
+"""What the tests share: a toy data set, and train.py run in children forked from a server that has imported torch already."""
+import importlib, json, multiprocessing, os, runpy, signal, socket, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+os.environ['OMP_NUM_THREADS'] = '1'         # tiny models: more threads are slower, and ranks share two cores
+
+import data  # noqa: E402
+
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['train', 'torch._dynamo', 'torch.distributed'])
+TINY = ('--n_layer=2', '--n_head=2', '--n_embd=16', '--block_size=16', '--batch_size=8', '--dtype=float32', '--device=cpu',
+        '--dropout=0', '--optimizer=adamw', '--learning_rate=1e-2', '--log_interval=1', '--eval_interval=10', '--max_iters=20')
+
+
+def child(script, argv, environment, folder, output):
+    """In the child: become `python script argv`, with its output in a file."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1), os.dup2(file, 2)
+    sys.stdout, sys.stderr = open(1, 'w', encoding='utf-8', closefd=False), open(2, 'w', encoding='utf-8', closefd=False)
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = [script, *argv]
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    code = 1
+    try:
+        if 'PATCH' in environment:          # 'module.function': called here first, to inject a fault
+            module, function = environment['PATCH'].rsplit('.', 1)
+            getattr(importlib.import_module(module), function)()
+        runpy.run_path(script, run_name='__main__')
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else bool(stop.code)
+    except BaseException:
+        try:
+            sys.excepthook(*sys.exc_info())
+        except SystemExit as stop:
+            code = stop.code
+    try:
+        sys.stdout.flush(), sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+class Process:
+    """A started script: `wait()` gives its exit code, `text` what it printed, `kill(number)` sends a signal."""
+
+    def __init__(self, script, argv, environment, folder, output):
+        self.output = Path(output)
+        self.process = SERVER.Process(target=child, daemon=True,
+                                      args=(str(ROOT / script), list(map(str, argv)), environment, str(folder), str(output)))
+        self.process.start()
+
+    def wait(self, timeout=120):
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f'still running after {timeout} s: {self.text}'
+        return self.process.exitcode
+
+    def kill(self, number=signal.SIGKILL):
+        os.kill(self.process.pid, number)
+
+    @property
+    def text(self):
+        return self.output.read_text(encoding='utf-8', errors='replace') if self.output.exists() else ''
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start('train.py', '--key=value', ..., ranks=2): the started Process, or one per rank."""
+    count = iter(range(10**6))
+
+    def start(script, *argv, ranks=0, env={}, cwd=ROOT):
+        if not ranks:
+            return Process(script, argv, env, cwd, tmp_path / f'output{next(count)}')
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            port = str(probe.getsockname()[1])
+        return [Process(script, argv, {**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(ranks),
+                                       'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}, cwd, tmp_path / f'output{next(count)}')
+                for rank in range(ranks)]
+    return start
+
+
+@pytest.fixture
+def launch(start):
+    """launch('train.py', ...): run to the end; (exit code, text), with ranks the first rank's."""
+    def launch(*argv, **options):
+        started = start(*argv, **options)
+        started = started if isinstance(started, list) else [started]
+        codes = [process.wait() for process in started]
+        return codes[0], ''.join(process.text for process in started)
+    return launch
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A stream of 11 characters that follow each other with some order: the path of a data set."""
+    rng = np.random.default_rng(0)
+    ids = np.cumsum(rng.integers(1, 4, 3000)) % 11
+    characters = {'kind': 'characters', 'characters': '\nabcdefghij'}
+    data.save(str(tmp_path / 'toy'), {'train': {'tokens': ids[:2500]}, 'val': {'tokens': ids[2500:]}},
+              kinds={'tokens': 'stream'}, info={'vocab_size': 11}, tokenizer=characters)
+    return str(tmp_path / 'toy')
+
+
+def events(folder, event='train'):
+    """The lines of a run's log.jsonl that record `event`."""
+    lines = [json.loads(line) for line in (Path(folder) / 'log.jsonl').read_text(encoding='utf-8').splitlines()]
+    return [line for line in lines if line['event'] == event]
+
+
+def losses(folder):
+    """{step: loss} of a run."""
+    return {line['step']: line['loss'] for line in events(folder)}
+
+
+def until(condition, timeout=60):
+    """Wait for a condition to hold."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, 'waited in vain'
+        time.sleep(0.005)

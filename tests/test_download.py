@@ -1,0 +1,295 @@
+"""data/download.py against a server on this machine that fails in every way a host can, and against bad archives."""
+import gzip, hashlib, http.server, io, os, random, socket, stat, sys, tarfile, threading, time, zipfile
+
+import pytest
+
+from data import download
+
+BODY = random.Random(0).randbytes(300_000)
+SHA256, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
+OTHER = bytes(300_000)      # as long, and wrong
+NAME = 'toy/file.bin'
+
+
+# --- what a host may answer: each makes a function that is called with the handler of a request
+
+def serve(body=BODY, code=200, length=None, **headers):
+    def answer(handler):
+        handler.send_response(code)
+        handler.send_header('Content-Length', str(len(body) if length is None else length))
+        for key, value in headers.items():
+            handler.send_header(key.replace('_', '-'), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+    return answer
+
+
+def ranged(body=BODY, shift=0):
+    """Honours Range; with `shift` it sends other bytes than it was asked for, and says so."""
+    def answer(handler):
+        start = int(handler.headers.get('Range', 'bytes=0-')[len('bytes='):-1])
+        if not start:
+            serve(body)(handler)
+        elif start >= len(body):
+            serve(b'', 416, Content_Range=f'bytes */{len(body)}')(handler)
+        else:
+            start += shift
+            serve(body[start:], 206, Content_Range=f'bytes {start}-{len(body) - 1}/{len(body)}')(handler)
+    return answer
+
+
+def hang(count):
+    """Sends `count` bytes of the body (None: not even headers), then nothing for as long as the test lasts."""
+    def answer(handler):
+        if count is not None:
+            serve(BODY[:count], length=len(BODY))(handler)
+        handler.server.over.wait(10)
+    return answer
+
+
+@pytest.fixture
+def web():
+    """A server: `routes` maps a path to an answer (404 without one), `seen` lists (path, Range) of the requests."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.seen.append((self.path, self.headers.get('Range')))
+            self.server.routes.get(self.path, serve(b'sorry', 404))(self)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.routes, server.seen, server.over = {}, [], threading.Event()
+    server.url = f'http://127.0.0.1:{server.server_port}'
+    threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    """The data set's folder, not there yet; no mirror, no proxy, little patience."""
+    monkeypatch.delenv('DATA_MIRROR', raising=False)
+    monkeypatch.setenv('NO_PROXY', '*')
+    monkeypatch.setattr(download, 'TIMEOUT', 0.3)
+    return tmp_path / 'raw'
+
+
+def fetch(raw, *urls, sha256=SHA256, **more):
+    return download.fetch('toy', 'file.bin', urls, sha256=sha256, folder=raw, **more)
+
+
+def refused(capsys, function, *args, **more):
+    """What `function` says on stderr before it exits with 3."""
+    with pytest.raises(SystemExit) as error:
+        function(*args, **more)
+    assert error.value.code == 3
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """mirror(body, sums): make a folder the mirror that has these bytes and this SHA256SUMS."""
+    def mirror(body, sums=None):
+        folder = tmp_path / 'a mirror'
+        (folder / 'toy').mkdir(parents=True, exist_ok=True)
+        (folder / NAME).write_bytes(body)
+        if sums is not None:
+            (folder / 'SHA256SUMS').write_text(sums, encoding='utf-8')
+        monkeypatch.setenv('DATA_MIRROR', f'{folder}/')
+        return folder
+    return mirror
+
+
+def listing(body, name=NAME):
+    return f'{hashlib.sha256(b"else").hexdigest()}  toy/else\n{hashlib.sha256(body).hexdigest()}  {name}\n'
+
+
+# --- hosts
+
+def test_downloaded_once(raw, web, capsys):
+    web.routes['/a'] = serve()
+    for _ in range(2):
+        assert fetch(raw, f'{web.url}/a') == raw / 'file.bin'
+    assert (raw / 'file.bin').read_bytes() == BODY
+    assert os.listdir(raw) == ['file.bin']
+    assert len(web.seen) == 1
+    assert capsys.readouterr().out == f'{NAME} from {web.url}/a\n'      # no live line where nobody looks
+
+
+def test_default_folder_is_beside_the_module(raw, web, monkeypatch, tmp_path):
+    monkeypatch.setattr(download, '__file__', str(tmp_path / 'data' / 'download.py'))
+    web.routes['/a'] = serve()
+    assert fetch(None, f'{web.url}/a') == tmp_path / 'data' / 'toy' / 'raw' / 'file.bin'
+
+
+def test_md5(raw, web, capsys):
+    web.routes |= {'/a': serve(), '/b': serve(OTHER)}
+    error = refused(capsys, fetch, raw, f'{web.url}/b', sha256=None, md5=MD5)
+    assert f'file.bin (md5 {MD5}) into {raw}' in error
+    assert fetch(raw, f'{web.url}/b', f'{web.url}/a', sha256=None, md5=MD5).read_bytes() == BODY
+
+
+@pytest.mark.parametrize('answer, reason, kept', [
+    pytest.param(serve(b'', 404), 'HTTP 404', None, id='404'),
+    pytest.param(serve(b'', 503), 'HTTP 503', None, id='503'),
+    pytest.param(serve(b'', 204), 'HTTP 204', None, id='empty'),
+    pytest.param(serve(b'<html>', Content_Type='text/html'), 'wrong bytes', None, id='html'),
+    pytest.param(serve(OTHER), 'wrong bytes', None, id='wrong'),
+    pytest.param(serve(BODY[:200_000], length=300_000), 'IncompleteRead', 200_000, id='cut'),
+    pytest.param(hang(None), 'timed out', None, id='hang'),
+    pytest.param(hang(0), 'timed out', 0, id='hang-after-headers'),
+    pytest.param(hang(2 << 16), 'timed out', 2 << 16, id='hang-in-body')])
+def test_bad_host(raw, web, capsys, answer, reason, kept):
+    web.routes |= {'/bad': answer, '/good': ranged()}
+    start = time.monotonic()
+    error = refused(capsys, fetch, raw, f'{web.url}/bad')
+    assert time.monotonic() - start < 1         # TIMEOUT is 0.3
+    assert f'{web.url}/bad: {reason}' in error
+    assert {file: os.path.getsize(raw / file) for file in os.listdir(raw)} == (
+        {} if kept is None else {'file.bin.part': kept})
+    assert fetch(raw, f'{web.url}/bad', f'{web.url}/good').read_bytes() == BODY
+    assert os.listdir(raw) == ['file.bin']
+
+
+def test_nobody_there(raw, capsys):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = server.getsockname()[1]
+    error = refused(capsys, fetch, raw, f'http://127.0.0.1:{port}/a', 'no://scheme')
+    assert f'http://127.0.0.1:{port}/a: Connection refused\n' in error
+    assert 'no://scheme: No connection adapters' in error
+
+
+def test_three_ways_out(raw, web, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv('DATA_MIRROR', str(tmp_path / 'none'))
+    error = refused(capsys, fetch, raw, f'{web.url}/gone')
+    for words in (f'  {raw}/file.bin: No such file', f'  {tmp_path}/none/{NAME}: No such file', f'  {web.url}/gone: HTTP 404',
+                  f'1. set DATA_MIRROR', f'2. put file.bin (sha256 {SHA256}) into {raw}', '3. python train.py'):
+        assert words in error
+    assert 'Traceback' not in error
+
+
+def test_no_hash_known(raw, web, capsys):
+    web.routes |= {'/page': serve(b'<html>', Content_Type='text/html; charset=utf-8'), '/cut': serve(BODY[:9], length=99),
+                   '/good': ranged()}
+    error = refused(capsys, fetch, raw, f'{web.url}/page', f'{web.url}/cut', sha256=None)
+    assert 'a web page' in error and 'IncompleteRead' in error
+    assert fetch(raw, f'{web.url}/good', sha256=None).read_bytes() == BODY
+    assert web.seen[-1] == ('/good', None)      # nothing would tell whether the part was of the same release
+    assert fetch(raw, sha256=None) == raw / 'file.bin'
+
+
+def test_content_encoding_is_not_undone(raw, web):
+    packed = gzip.compress(BODY)                # Apache calls a .gz so, whatever was asked for
+    web.routes['/a'] = serve(packed, Content_Encoding='x-gzip')
+    assert fetch(raw, f'{web.url}/a', sha256=hashlib.sha256(packed).hexdigest()).read_bytes() == packed
+
+
+def test_live_line_on_a_terminal(raw, web, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True, raising=False)
+    monkeypatch.setattr(time, 'monotonic', lambda: 5.0)         # a clock that stands still
+    web.routes['/a'] = serve()
+    fetch(raw, f'{web.url}/a')
+    out = capsys.readouterr().out
+    assert '\r' in out and 'MB/s' in out and '0 s left' in out and '-' not in out.split('MB', 1)[1]
+
+
+# --- resume
+
+def partly(raw, body):
+    raw.mkdir()
+    (raw / 'file.bin.part').write_bytes(body)
+
+
+@pytest.mark.parametrize('answer, requests', [
+    pytest.param(ranged(), 1, id='honoured'), pytest.param(serve(), 1, id='ignored'),
+    pytest.param(ranged(shift=7), 2, id='other-range')])
+def test_resume(raw, web, answer, requests):
+    partly(raw, BODY[:200_000])
+    web.routes['/a'] = answer
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+    assert web.seen == [('/a', 'bytes=200000-'), ('/a', None)][:requests]
+    assert os.listdir(raw) == ['file.bin']
+
+
+@pytest.mark.parametrize('part, requests', [
+    pytest.param(OTHER[:200_000], 2, id='of-other-bytes'), pytest.param(BODY + b'more', 2, id='too-long'),
+    pytest.param(BODY, 1, id='complete')])
+def test_resume_of_a_strange_part(raw, web, part, requests):
+    partly(raw, part)
+    web.routes['/a'] = ranged()
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+    assert web.seen == [('/a', f'bytes={len(part)}-'), ('/a', None)][:requests]
+
+
+def test_next_host_continues_the_part(raw, web):
+    web.routes |= {'/cut': serve(BODY[:200_000], length=300_000), '/good': ranged()}
+    assert fetch(raw, f'{web.url}/cut', f'{web.url}/gone', f'{web.url}/good').read_bytes() == BODY
+    assert web.seen == [('/cut', None), ('/gone', 'bytes=200000-'), ('/good', 'bytes=200000-')]
+
+
+# --- mirrors, and what is there already
+
+def test_mirror_before_hosts(raw, web, mirror):
+    mirror(BODY)
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+    assert not web.seen
+
+
+def test_mirror_by_url(raw, web, monkeypatch):
+    monkeypatch.setenv('DATA_MIRROR', f'{web.url}/mirror/')
+    web.routes[f'/mirror/{NAME}'] = ranged()
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+    assert web.seen == [(f'/mirror/{NAME}', None)]
+
+
+@pytest.mark.parametrize('official', [{'sha256': SHA256}, {'sha256': None, 'md5': MD5}, {'sha256': None}],
+                         ids=['sha256', 'md5', 'none'])
+@pytest.mark.parametrize('by_url', [False, True], ids=['folder', 'url'])
+def test_mirror_of_other_bytes(raw, web, mirror, monkeypatch, capsys, official, by_url):
+    folder = mirror(OTHER)
+    if by_url:
+        monkeypatch.setenv('DATA_MIRROR', web.url)
+        web.routes[f'/{NAME}'] = serve(OTHER)
+    for sums in '', listing(BODY), listing(OTHER, 'toy/file.bin2'), listing(OTHER, 'file.bin'):
+        web.routes['/SHA256SUMS'] = serve(sums.encode())
+        (folder / 'SHA256SUMS').write_text(sums, encoding='utf-8')
+        assert f'{NAME}: wrong bytes' in refused(capsys, fetch, raw, **official)
+        assert os.listdir(raw) == []
+    web.routes['/SHA256SUMS'] = serve(listing(OTHER).encode())
+    (folder / 'SHA256SUMS').write_text(listing(OTHER), encoding='utf-8')
+    for once in range(2):
+        del web.seen[:]
+        assert fetch(raw, **official).read_bytes() == OTHER
+        assert (f'/{NAME}', None) not in web.seen or not once
+        said = capsys.readouterr().out
+        assert said.count('is not the official file') == (not once or official != {'sha256': None})
+
+
+def test_file_already_there(raw, web, mirror, capsys, monkeypatch):
+    """It is right by the same rule; a wrong one is not touched until a right one replaces it."""
+    mirror(OTHER, listing(OTHER))
+    fetch(raw)
+    monkeypatch.delenv('DATA_MIRROR')
+    error = refused(capsys, fetch, raw, f'{web.url}/a')
+    assert f'{raw}/file.bin: wrong bytes' in error
+    assert (raw / 'file.bin').read_bytes() == OTHER
+    web.routes['/a'] = serve()
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+
+
+def test_mirror_cut_then_host(raw, web, monkeypatch):
+    """What a mirror of other bytes began, the official host does not complete."""
+    monkeypatch.setenv('DATA_MIRROR', f'{web.url}/mirror')
+    web.routes |= {f'/mirror/{NAME}': serve(OTHER[:200_000], length=300_000), '/a': ranged()}
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+
+
+@pytest.mark.skipif(os.name != 'posix' or not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root writes everywhere')
+def test_read_only_folder(raw, web, capsys):
+    raw.mkdir()
+    raw.chmod(0o555)
+    web.routes['/a'] = serve()
+    assert 'Permission denied' in refused(capsys, fetch, raw, f'{web.url}/a')

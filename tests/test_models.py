@@ -1,0 +1,129 @@
+"""What every model of models/ must do, old and new: one entry in CASES brings a new one under all of these tests."""
+import ast, dataclasses, importlib, math
+
+import pytest
+import torch
+from torch import nn
+
+import configurator, run
+from conftest import ROOT
+
+# model -> (a small Config's fields, a batch of 4 rows, the loss of the uniform guess in nats)
+CASES = {
+    'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
+            lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
+}
+NAMES = sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py'))
+
+
+def make(name, seed=0, **changes):
+    """(model, batch, loss of the uniform guess)."""
+    torch.manual_seed(seed)
+    fields, batch, guess = CASES[name]
+    module = importlib.import_module(f'models.{name}')
+    return module.Model(module.Config(**fields | changes)), batch(), guess
+
+
+def shake(model):
+    """Leave the initialisation, where zeros hide much."""
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.2)
+    return model
+
+
+def test_every_model_is_tested_here():
+    assert sorted(CASES) == NAMES
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_forward_returns_small_float32_sums_and_metrics_numbers(name):
+    model, batch, _ = make(name)
+    for enabled in False, True:
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            sums = model(**batch)
+        assert {'loss', 'count'} <= sums.keys() and all(value.dtype == torch.float32 for value in sums.values())
+    metrics = model.metrics({key: value.detach().double() for key, value in sums.items()})
+    metric, goal = model.monitor
+    assert goal in ('min', 'max') and math.isfinite(metrics[metric]) and 'loss' in metrics
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_first_loss_is_that_of_a_guess(name):
+    model, batch, guess = make(name)
+    sums = model.eval()(**batch)
+    assert (sums['loss'] / sums['count']).item() == pytest.approx(guess, rel=0.1)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_parameter_gets_a_gradient(name):
+    model, batch, _ = make(name)
+    shake(model)(**batch)['loss'].backward()
+    for label, p in model.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, label
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_sums_of_a_batch_are_those_of_its_shares(name):
+    model, batch, _ = make(name)
+    shake(model).eval()
+    whole = model(**batch)
+    for cut in 1, 3:
+        parts = [model(**{k: v[part] for k, v in batch.items()}) for part in (slice(None, cut), slice(cut, None))]
+        for key in whole:
+            assert torch.allclose(whole[key], parts[0][key] + parts[1][key], rtol=1e-4, atol=1e-4), key
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_without_dropout_training_equals_evaluation_and_with_it_not(name):
+    if 'dropout' not in CASES[name][0] and 'dropout' not in vars(importlib.import_module(f'models.{name}').Config):
+        pytest.skip('has no dropout')
+    model, batch, _ = make(name, dropout=0.0)
+    shake(model)
+    assert torch.equal(model.train()(**batch)['loss'], model.eval()(**batch)['loss'])
+    model, batch, _ = make(name, dropout=0.5)
+    shake(model)
+    assert not torch.equal(model.train()(**batch)['loss'], model.eval()(**batch)['loss'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_it_compiles_without_a_break(name):
+    model, batch, _ = make(name)
+    shake(model)
+    expected = model(**batch)
+    torch._dynamo.reset()
+    found = torch.compile(model, fullgraph=True, backend='eager')(**batch)
+    assert all(torch.allclose(found[key], expected[key], rtol=1e-5) for key in expected)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_it_learns_one_batch_by_heart(name):
+    model, batch, guess = make(name)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(60):
+        sums = model(**batch)
+        loss = sums['loss'] / sums['count']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2 * guess
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_checkpoint_gives_the_same_model(name, tmp_path):
+    model, batch, _ = make(name)
+    state = {'format': run.FORMAT, 'keys': {'model': name}, 'config': dataclasses.asdict(model.config), 'step': 0,
+             'model': shake(model).state_dict()}
+    run.write(tmp_path / 'x.pt', state)
+    again = configurator.load(tmp_path / 'x.pt')
+    assert not again.training
+    assert torch.equal(again(**batch)['loss'], model.eval()(**batch)['loss'])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_file_keeps_the_order_and_its_docstrings(name):
+    body = ast.parse((ROOT / f'models/{name}.py').read_text(encoding='utf-8')).body
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    assert ast.get_docstring(ast.Module(body, [])) and classes[0] == 'Config' and classes[-1] == 'Model'
+    model = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == 'Model')
+    forward = next(node for node in model.body if isinstance(node, ast.FunctionDef) and node.name == 'forward')
+    assert ast.get_docstring(forward)

@@ -1,0 +1,289 @@
+"""The loop: what a step is, and that a kill, other ranks, micro-batches or evaluations do not change it."""
+import math, subprocess, sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import data, run, train
+from conftest import ROOT, TINY, events, losses, until
+from models import gpt
+
+
+# --- schedules and optimizers
+
+def test_onecycle_is_torchs():
+    total, warmup, peak, floor = 200, 60, 0.3, 1e-3
+    p = nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([p], peak)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(sgd, peak, total, pct_start=warmup / total, cycle_momentum=False,
+                                                 final_div_factor=1 / 25 / floor)
+    for step in range(total):
+        ours = peak * train.lr_factor(step, 'onecycle', warmup, total, floor)
+        assert ours == pytest.approx(sgd.param_groups[0]['lr'], rel=1e-9), step
+        sgd.step(), theirs.step()
+
+
+def test_cosine_is_torchs_after_the_warmup():
+    p = nn.Parameter(torch.zeros(1))
+    sgd = torch.optim.SGD([p], 1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 90, eta_min=0.1)
+    for step in range(10, 100):
+        assert train.lr_factor(step, 'cosine', 10, 100, 0.1) == pytest.approx(sgd.param_groups[0]['lr'], abs=1e-12)
+        sgd.step(), theirs.step()
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'linear', 'inverse_sqrt', 'constant', 'onecycle'])
+def test_a_schedule_rises_to_one_and_falls(schedule):
+    factors = [train.lr_factor(step, schedule, 10, 100) for step in range(100)]
+    assert all(a < b for a, b in zip(factors[:9], factors[1:10]))
+    assert max(factors) == pytest.approx(1) and min(factors) >= 0
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:]))
+    assert all(0 <= train.lr_factor(step, schedule, 0, 1) <= 1 for step in range(3))      # the shortest run has a rate too
+
+
+def test_inverse_sqrt_is_the_papers():
+    peak, warmup = 512**-0.5 * 4000**-0.5, 4000     # Vaswani et al. 2017, equation 3, whose steps count from 1
+    for step in 1, 100, 3999, 4001, 10000:
+        theirs = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
+        assert peak * train.lr_factor(step - 1, 'inverse_sqrt', warmup - 1, 10**5) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'sgd', 'muon'])
+@pytest.mark.parametrize('tie', [False, True])
+def test_every_parameter_is_in_one_group(optimizer, tie):
+    net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2, pos='learned', tie=tie))
+    groups = [g for o in train.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9) for g in o.param_groups]
+    owned = [p for g in groups for p in g['params']]
+    assert len(owned) == len({id(p) for p in owned}) == len(list(net.parameters()))
+    decayed = {id(p) for g in groups if g['weight_decay'] for p in g['params']}
+    assert decayed == {id(p) for n, p in net.named_parameters() if p.dim() == 2 and 'embed' not in n}
+
+
+def test_muon_takes_the_matrices_of_the_blocks_only():
+    net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2))
+    _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9)
+    assert [id(p) for p in muon.param_groups[0]['params']] == [id(p) for p in net.blocks.parameters()]
+
+
+# --- one step
+
+class Words(nn.Module):
+    """A toy for ragged rows: guesses a row's label from the mean of its words, ignoring padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(50, 16), nn.Linear(16, 3)
+
+    def forward(self, text, label):
+        real = (text > 0).float()
+        mean = (self.embed(text) * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+        nll = nn.functional.cross_entropy(self.out(mean), label, reduction='none')
+        weight = real.sum(1)                        # counts differ from row to row, as tokens do
+        return {'loss': (nll * weight).sum(), 'count': weight.sum()}
+
+
+def ragged(path):
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(2, 50, rng.integers(1, 30)) for _ in range(64)]
+    data.save(str(path), {'train': {'text': rows, 'label': rng.integers(0, 3, 64).astype(np.uint8)}}, kinds={'text': 'ragged'},
+              info={'vocab_size': 50, 'n_class': 3})
+    return data.Split(str(path), 'train', ['text', 'label'])
+
+
+@pytest.mark.parametrize('scale', [1.0, 1024.0])
+@pytest.mark.parametrize('kind', ['ragged', 'stream'])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, toy, kind, scale):
+    torch.manual_seed(0)
+    split = ragged(tmp_path / 'words') if kind == 'ragged' else data.Split(toy, 'train', ['tokens'], 16)
+    net = Words() if kind == 'ragged' else gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.5)
+    rows, found = split.rows(0, 8, 1), []
+    for size in 8, 4, 1:
+        net.zero_grad()
+        sums, total = train.gradients(net, split, rows.reshape(-1, size), None, torch.autocast('cpu', enabled=False), scale, {})
+        count = train.unflatten(total, sums)['count']
+        found.append(torch.cat([p.grad.flatten() for p in net.parameters()]) / (count * scale).float())
+    for other in found[1:]:
+        assert (other - found[0]).abs().max() < 1e-6
+    net.zero_grad()
+    sums = net(**split.batch(rows))
+    (sums['loss'] / sums['count']).backward()       # what the gradient is defined to be
+    assert (torch.cat([p.grad.flatten() for p in net.parameters()]) - found[0]).abs().max() < 1e-6
+
+
+def test_sums_of_another_dtype_are_refused_by_name():
+    with pytest.raises(TypeError, match="'correct' as torch.int64"):
+        train.flatten({'loss': torch.tensor(1.0), 'correct': torch.tensor(3)})
+
+
+def test_flatten_and_unflatten_are_inverse():
+    sums = {'loss': torch.tensor(2.0), 'count': torch.tensor(3.0), 'confusion': torch.arange(6.0).view(2, 3)}
+    back = train.unflatten(torch.cat([train.flatten(sums), torch.ones(2)]), sums)
+    assert all(torch.equal(back[name], sums[name].double()) for name in sums)
+
+
+def test_evaluation_is_exact_for_a_short_last_batch(toy):
+    split = data.Split(toy, 'val', ['tokens'], 16)
+    net = gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
+    nn.init.normal_(net.head.weight)
+    found = [train.evaluate(net, split, size, torch.autocast('cpu', enabled=False), {}, 0, lambda: 0)['loss'] for size in (1, 7, 64)]
+    tokens = torch.from_numpy(np.fromfile(f'{toy}/val.tokens.bin', '<u2').astype(np.int64))
+    nll = [net(tokens[i:i + 17][None])['nll'].item() for i in range(0, len(tokens) - 1, 16)]
+    assert found == pytest.approx([sum(nll) / (len(tokens) - 1)] * 3, rel=1e-6)
+    assert net.training
+
+
+def test_swap_is_its_own_inverse():
+    weights, average = [nn.Parameter(torch.ones(2))], [torch.zeros(2)]
+    train.swap(weights, average)
+    assert weights[0].tolist() == [0, 0] and average[0].tolist() == [1, 1]
+    train.swap(weights, average)
+    assert weights[0].tolist() == [1, 1]
+
+
+# --- whole runs
+
+def test_a_run_learns_and_leaves_a_record(launch, toy, tmp_path):
+    out = tmp_path / 'run'
+    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={out}', '--max_iters=60', '--patience=50')
+    assert code == 0, text
+    config, *_ = events(out, 'config')
+    assert config['keys']['max_iters'] == 60 and config['config']['n_embd'] == 16 and config['parameters'] > 0
+    first, *_, last = events(out)
+    assert first['loss'] == pytest.approx(math.log(11), abs=0.05) and last['loss'] < 1.6
+    assert {'step', 'epoch', 'loss', 'objective', 'lr', 'grad_norm', 'seconds', 'rows_per_second', 'memory'} <= last.keys()
+    assert [line['step'] for line in events(out, 'eval')] == [10, 20, 30, 40, 50, 60]
+    best = run.read(out / 'best.pt')['best']
+    assert best['value'] == min(line['loss'] for line in events(out, 'eval'))
+    assert 'next: python sample.py' in text.splitlines()[-1]
+    before = (out / 'log.jsonl').read_bytes()
+    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={out}', '--max_iters=60')
+    assert code == 0 and 'finished run' in text and (out / 'log.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimizer):
+    argv = [*TINY, f'--dataset={toy}', f'--optimizer={optimizer}', '--dropout=0.2', '--max_iters=300', '--ema=0.9',
+            '--eval_interval=7']
+    code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/straight')
+    assert code == 0, text
+    killed = start('train.py', *argv, f'--out_dir={tmp_path}/killed')
+    until(lambda: (tmp_path / 'killed/last.pt').exists() and len(events(tmp_path / 'killed')) > 40)
+    killed.kill()
+    assert killed.wait() == -9
+    code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/killed')
+    assert code == 0 and 'resuming' in text, text
+    assert losses(tmp_path / 'killed') == losses(tmp_path / 'straight')
+    pairs = zip(events(tmp_path / 'killed', 'eval'), events(tmp_path / 'straight', 'eval'), strict=True)
+    assert all(a['loss'] == b['loss'] and a['step'] == b['step'] for a, b in pairs)
+    a, b = (run.read(tmp_path / name / 'last.pt') for name in ('killed', 'straight'))
+    assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
+    assert all(map(torch.equal, a['ema'], b['ema']))
+
+
+def test_evaluations_change_no_training_loss(launch, toy, tmp_path):
+    for interval in 5, 50:
+        assert launch('train.py', *TINY, f'--dataset={toy}', '--max_iters=50', '--dropout=0.1', f'--eval_interval={interval}',
+                      f'--out_dir={tmp_path}/{interval}')[0] == 0
+    assert losses(tmp_path / '5') == losses(tmp_path / '50')
+
+
+def test_ranks_and_micro_batches_give_the_same_run(launch, toy, tmp_path):
+    for name, ranks, size in ('whole', 0, 8), ('2x4', 0, 4), ('8x1', 0, 1), ('ranks', 2, 4), ('both', 2, 2):
+        code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--micro_batch_size={size}', f'--out_dir={tmp_path}/{name}',
+                            ranks=ranks)
+        assert code == 0, text
+    whole = losses(tmp_path / 'whole')
+    assert len(whole) == 20
+    for name in '2x4', '8x1', 'ranks', 'both':
+        assert losses(tmp_path / name) == pytest.approx(whole, abs=1e-5), name
+    a, b = (events(tmp_path / name, 'eval')[-1]['loss'] for name in ('whole', 'ranks'))
+    assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_torchrun_itself(toy, tmp_path):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py', *TINY]
+    done = subprocess.run([*command, f'--dataset={toy}', '--max_iters=3', f'--out_dir={tmp_path}/run'], cwd=ROOT,
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert events(tmp_path / 'run', 'config')[0]['processes'] == 2
+
+
+def test_early_stopping_target_and_ema(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=400', '--eval_interval=5', '--patience=2', '--learning_rate=1', '--grad_clip=0']
+    code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/a', '--target=0.01')
+    assert code == 7 and 'target missed' in text, text
+    assert run.read(tmp_path / 'a/last.pt')['done'] and run.read(tmp_path / 'a/last.pt')['step'] < 400
+    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/b', '--ema=0.5', '--target=3')
+    assert code == 0, text
+    best, last = (run.read(tmp_path / f'b/{name}.pt') for name in ('best', 'last'))
+    assert torch.equal(best['model']['head.weight'], last['ema'][[*last['model']].index('head.weight')])
+    assert not torch.equal(best['model']['head.weight'], last['model']['head.weight'])
+
+
+def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
+    assert launch('train.py', *argv, f'--export={tmp_path}/small.pt')[0] == 0
+    before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+    code, text = launch('train.py', '--eval_only', f'--out_dir={tmp_path}/a')
+    assert code == 0 and f'loss {events(tmp_path / "a", "eval")[-1]["loss"]:.4f}' in text, text
+    assert {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()} == before
+    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--init_from={tmp_path}/small.pt', f'--out_dir={tmp_path}/b', '--n_layer=3')
+    assert code == 0 and 'blocks.2.mlp.fc.weight' in text, text
+    assert events(tmp_path / 'b')[0]['loss'] < events(tmp_path / 'a')[0]['loss'] - 0.2
+    code, text = launch('train.py', *argv, '--init_from=scratch')
+    assert code == 0 and (tmp_path / 'a.1/last.pt').exists() and (tmp_path / 'a/last.pt').exists(), text
+
+
+def test_a_foreign_run_is_refused_with_both_ways_out(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
+    assert launch('train.py', *argv)[0] == 0
+    code, text = launch('train.py', *argv, '--n_embd=32')
+    assert code == 2 and 'n_embd: 16 there, 32 given' in text and '--init_from=scratch' in text and 'a_2' in text
+    code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=30', '--learning_rate=1e-3')
+    assert code == 0 and 'learning_rate: 0.01 there, 0.001 given' in text and max(losses(tmp_path / 'a')) == 30, text
+
+
+def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=100000', f'--out_dir={tmp_path}/a']
+    import signal
+    for number, expected in (signal.SIGINT, 130), (signal.SIGTERM, 143):
+        process = start('train.py', *argv)
+        until(lambda: 'to go' in process.text)
+        process.kill(number)
+        assert process.wait(20) == expected and 'to go on: python' in process.text, process.text
+        step = run.read(tmp_path / 'a/last.pt')['step']
+        assert step == events(tmp_path / 'a')[-1]['step']
+
+
+def nan_at_step_3_and_from_step_30():
+    """Patched into a child: the loss is NaN in the third forward pass and from the thirtieth on."""
+    forward, calls = gpt.Model.forward, iter(range(1, 10**6))
+
+    def faulty(self, tokens):
+        sums = forward(self, tokens)
+        call = next(calls) if self.training else 0
+        return {**sums, 'loss': sums['loss'] * (math.nan if call == 3 or call >= 30 else 1)}
+    gpt.Model.forward = faulty
+
+
+def test_nothing_finite_is_skipped_and_ten_in_a_row_end_the_run(launch, toy, tmp_path):
+    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--max_iters=100',
+                        env={'PATCH': 'test_train.nan_at_step_3_and_from_step_30'})
+    assert code == 6 and 'diverged' in text and text.count('skipped') == 11, text
+    assert [line['step'] for line in events(tmp_path / 'a') if line['skipped']] == [3, *range(30, 40)]
+    saved = run.read(tmp_path / 'a/last.pt')
+    assert saved['step'] == 30 and all(torch.isfinite(t).all() for t in saved['model'].values())
+
+
+def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=3', '--n_layer=1']
+    code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/a')
+    assert code == 0, text
+    code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/b', '--compile=True')
+    assert code == 0 and 'compile failed' not in text, text
+    assert losses(tmp_path / 'a') == pytest.approx(losses(tmp_path / 'b'), abs=1e-4)
+    assert set(run.read(tmp_path / 'a/last.pt')['model']) == set(run.read(tmp_path / 'b/last.pt')['model'])
