@@ -116,9 +116,9 @@ def flatten(sums):
 
 
 def unflatten(vector, like):
-    """The sums by name again, from such a vector and one forward's sums for the names and shapes."""
-    parts = vector[:sum(value.numel() for value in like.values())].split([value.numel() for value in like.values()])
-    return {name: part.view(value.shape) for (name, value), part in zip(like.items(), parts)}
+    """The sums by name again, from the front of such a vector; one forward's sums tell names and shapes."""
+    sizes = [value.numel() for value in like.values()]
+    return {name: part.view(like[name].shape) for name, part in zip(like, vector[:sum(sizes)].split(sizes))}
 
 
 def reported(net, total):
@@ -265,7 +265,7 @@ if __name__ == '__main__':
 
     def judge(net, name):
         """The metrics of a split."""
-        for buffer in buffers if distributed else ():           # BatchNorm's statistics are a process's own
+        for buffer in net.buffers() if distributed else ():     # BatchNorm's statistics are a process's own
             dist.broadcast(buffer, 0)
         return evaluate(net, splits[name], micro_batch_size, autocast, at(1.0), seed, stopping)
 
@@ -305,8 +305,9 @@ if __name__ == '__main__':
             metrics = judge(net, 'val')
             if metrics:
                 (name, goal), before, evaluated = net.monitor, best, step
-                better = not best or (metrics[name] < best['value'] if goal == 'min' else metrics[name] > best['value'])
-                best, stale = ({'name': name, 'value': metrics[name], 'step': step}, 0) if better else (best, stale + 1)
+                value, sign = metrics[name], 1 if goal == 'max' else -1
+                better = sign * value > sign * best['value'] if best else math.isfinite(value)
+                best, stale = ({'name': name, 'value': value, 'step': step}, 0) if better else (best, stale + 1)
                 this.log('eval', step=step, split='val', seconds=this.seconds, **metrics)
                 this.say(f'step {step}: val {run.listed(metrics)}' + ', the best so far' * better)
                 if better and not this.save('best.pt', snapshot(ema=[])):
@@ -329,10 +330,11 @@ if __name__ == '__main__':
         before = [buffer.clone() for buffer in buffers]
         following = micro_batches(step + 1)[0] if step + 1 < max_iters else None
         try:
-            sums, total = gradients(wrapped, train, micro_batches(step), following, autocast, scale, at(step / max_iters))
+            sums, vector = gradients(wrapped, train, micro_batches(step), following, autocast, scale, at(step / max_iters))
         except RuntimeError as error:
-            if 'out of memory' in str(error).lower() or "can't allocate memory" in str(error):
-                raise Refused('out of memory; ' + run.memory_advice(micro_batch_size, config), code=5)
+            if 'out of memory' in str(error) or "can't allocate memory" in str(error):
+                raise Refused(f'out of memory; try --micro_batch_size={max(micro_batch_size // 2, 1)} (the same run, in smaller '
+                              f'parts), --dtype=bfloat16, or a smaller model', code=5)
             if not compile or not compiler_failed(error):
                 raise
             this.say(f'torch.compile failed ({str(error).strip().splitlines()[0][:120]}); going on without it, same step again')
@@ -340,14 +342,14 @@ if __name__ == '__main__':
             for p in trained:
                 p.grad = None
             continue
-        total = torch.cat([total, total.new_tensor([this.signal > 0])])
+        vector = torch.cat([vector, vector.new_tensor([this.signal > 0])])
         if distributed:
-            dist.all_reduce(total)
-        grads = [p.grad for p in trained]
-        torch._foreach_mul_(grads, (world / (unflatten(total, sums)['count'] * scale)).float())     # undoes DDP's mean, too
+            dist.all_reduce(vector)
+        count = unflatten(vector, sums)['count']
+        torch._foreach_mul_([p.grad for p in trained], (world / (count * scale)).float())   # undoes DDP's mean, too
         norm = nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
-        *total, flag, norm = torch.cat([total, norm.to(total).view(1)]).tolist()    # the one synchronisation of a step
-        total = unflatten(torch.tensor(total, dtype=torch.float64), sums)
+        vector = torch.cat([vector, norm.to(vector).view(1)]).cpu().double()                # the step's one synchronisation
+        total, (flag, norm) = unflatten(vector, sums), vector[-2:].tolist()
         finite = math.isfinite(norm) and math.isfinite(total['loss'])
         if finite:
             for o in optimizers:
@@ -368,7 +370,7 @@ if __name__ == '__main__':
                           objective=(total['loss'] / total['count']).item(), lr=lr, grad_norm=norm, scale=scale,
                           skipped=not finite, memory=run.memory(device))
         if not finite and (scale < 1e-3 if dtype == 'float16' else streak <= -10):
-            raise Refused(f'diverged: no finite gradient in {-streak} steps up to {step}; {out_dir}/last.pt is from before; '
+            raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; what {out_dir} holds is from before; '
                           f'try --learning_rate={learning_rate / 3:.1g} or --warmup_iters={2 * warmup + 100}', code=6)
         if flag:
             stopped = this.signal or 15

@@ -1,13 +1,11 @@
 """Downloads: `fetch` brings one file of a data set, `unpack` reads files out of an archive.
 
-Right bytes have the official hash or, with DATA_MIRROR set, the sha256 that its SHA256SUMS lists for the file, be
-they already here, a mirror's or a host's. Where no official hash is known a mirror's file must be listed, one that is
-already here is taken, and so is a host's unless it comes as HTML.
+Right bytes have the official hash or, with DATA_MIRROR set, the sha256 its SHA256SUMS lists for the file, be it
+already here, a mirror's or a host's. Where no official hash is known, a file already here is right, a mirror's
+must be listed, and a host's may not be HTML. A wrong file is never used, and gives way to a right one.
 """
-import gzip, hashlib, os, shutil, stat, sys, tarfile, time, zipfile
-from fnmatch import fnmatchcase
+import fnmatch, gzip, hashlib, os, shutil, stat, sys, tarfile, time, types, zipfile
 from pathlib import Path, PureWindowsPath
-from types import SimpleNamespace
 
 import requests
 
@@ -22,9 +20,8 @@ def fail(*lines):
 def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
     """The path of data/<dataset>/raw/<file>: already there, else from DATA_MIRROR, else from `urls` in order.
 
-    Give the hash its publisher states; sha256 goes before md5. A broken connection leaves a .part, which the next
-    try continues. Raises SystemExit(3), after the reason of each place, if none has the right bytes.
-    """
+    Give the hash its publisher states; sha256 goes before md5. A broken connection leaves a .part, which the
+    next try continues. Raises SystemExit(3), after the reason of each place, if none has the right bytes."""
     folder = Path(folder or Path(__file__).resolve().parent / dataset / 'raw')
     path, part, name = folder / file, folder / f'{file}.part', f'{dataset}/{file}'
     mirror = os.path.expanduser(os.environ.get('DATA_MIRROR', '')).rstrip('/')
@@ -35,7 +32,7 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
         found = digest(file, kind)
         if found != official and (official or place in mirrored):
             if not mirror or f'{digest(file, "sha256")}  {name}' not in sums(mirror):
-                return f'wrong bytes, their {kind} is {found}'
+                return f'wrong bytes, their {kind} is {found}' + ', not in SHA256SUMS' * (place in mirrored)
             print(f'{name} is not the official file but the one that {mirror}/SHA256SUMS lists')
 
     def attempt(place):
@@ -55,8 +52,7 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
         try:
             wrong = attempt(place)
         except OSError as error:
-            while error.__context__:    # requests wraps what happened three deep, in OSErrors of its own
-                error = error.__context__
+            while error.__context__: error = error.__context__      # requests wraps what happened three deep
             wrong = getattr(error, 'strerror', None) or str(error) or type(error).__name__
         if not wrong:
             return path
@@ -81,10 +77,8 @@ def sums(mirror):
 
 
 def pull(place, part, hashed):
-    """Bring a file or URL into `part`; true if an older part was continued. Raises OSError, keeping what came.
-
-    Unless a hash will tell in the end, no part is continued (of another release?) and HTML is refused.
-    """
+    """Bring a file or URL into `part`; true if that continued an old one. Raises OSError, keeping what came.
+    Unless a hash will tell in the end, no part is continued (of another release?) and HTML is refused."""
     part.parent.mkdir(parents=True, exist_ok=True)
     if '://' not in place:
         shutil.copyfile(place, part)
@@ -103,23 +97,22 @@ def pull(place, part, hashed):
         body.enforce_content_length = True              # urllib3 1 is silent about a body that is cut
         with open(part, 'ab' if resumed else 'wb') as file:
             begin, start = file.tell(), time.monotonic()
-            for chunk in reply.iter_content(1 << 16):
+            for chunk in reply.iter_content(1 << 12):   # a broken connection takes so much with it
                 size = file.tell() + file.write(chunk)
-                if sys.stdout.isatty():
+                if sys.stdout.isatty() and size % (1 << 18) < len(chunk):
                     rate = (size - begin) / max(time.monotonic() - start, 1e-3)     # bytes per second
                     eta = '?' if body.length_remaining is None else round(body.length_remaining / rate)
-                    print(f'{size / 1e6:.1f} MB at {rate / 1e6:.1f} MB/s, {eta} s left', end='\033[K\r', flush=True)
+                    print(f'{size / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s, {eta} s left', end='  \r', flush=True)
     return resumed
 
 
 def unpack(archive, names, max_bytes):
-    """Yield (name, bytes) of the files in a .tar, .tar.gz, .tgz or .zip that `names` allows; writes nothing.
+    """Yield (name, bytes) of the files in a .tar, .tar.gz, .tgz or .zip that `names` allows; write nothing.
 
-    `names` are exact or patterns ('images/*.jpg'; the star crosses / too), each of which must be met. `max_bytes`
-    bounds what is unpacked: all of a tar, as it is one stream; of a zip, what is taken. Raises SystemExit(3),
-    naming the member, for no regular file, one that leads out of its folder or is too large, and for damage.
-    """
-    names, met, member, left = set(names), set(), 'archive', max_bytes
+    `names` are exact or patterns ('images/*.jpg'; the star crosses / too), each to be met. `max_bytes` is for all
+    of a tar, as it is one stream, and for what is taken of a zip. Raises SystemExit(3), naming the member, if one
+    is no regular file, leads out of its folder or is too large, or if the archive is damaged."""
+    archive, names, met, member, left = Path(archive), set(names), set(), 'archive', max_bytes
 
     def read(stream, size):
         nonlocal left       # counts what really comes: a header may lie
@@ -129,33 +122,29 @@ def unpack(archive, names, max_bytes):
             raise ValueError(f'more than {max_bytes:,} bytes')
         return blob
 
+    def allowed(name, regular):
+        nonlocal member
+        member, path = name, PureWindowsPath(name)      # the kind that knows both separators, and drives
+        wanted = {pattern for pattern in names if fnmatch.fnmatchcase(name, pattern) and name[-1:] != '/'}
+        if wanted and (not regular or path.anchor or '..' in path.parts):
+            raise ValueError('not a regular file inside the archive')
+        met.update(wanted)
+        return wanted
+
     try:
-        for member, regular, content in members(Path(archive), read):
-            path = PureWindowsPath(member)      # the kind that knows both separators, and drives
-            wanted = {name for name in names if fnmatchcase(member, name)}
-            if wanted and not member.endswith('/'):
-                if not regular or path.anchor or '..' in path.parts:
-                    raise ValueError('not a regular file inside the archive')
-                met |= wanted
-                yield member, content()
-        if names - met:
-            raise ValueError(f'the last member, and none was {" or ".join(sorted(names - met))}')
+        if archive.suffix == '.zip':
+            with zipfile.ZipFile(archive) as packed:
+                for info in packed.infolist():
+                    if allowed(info.filename, stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)):
+                        yield info.filename, read(packed.open(info), info.file_size + 1)
+        else:
+            with open(archive, 'rb') if archive.suffix == '.tar' else gzip.open(archive) as stream:
+                bounded = types.SimpleNamespace(read=lambda size: read(stream, size))
+                for info in (tar := tarfile.open(fileobj=bounded, mode='r|')):      # holes have no bound
+                    if allowed(info.name + '/' * info.isdir(), info.isreg() and not info.issparse()):
+                        yield info.name, tar.extractfile(info).read()
+                while read(stream, 1 << 16): pass       # on to the end, where gzip keeps its checksum
     except Exception as error:      # whatever a hostile archive makes the readers raise
-        fail(f'{archive}: {member}: {error or type(error).__name__}')
-
-
-def members(archive, read):
-    """(name, whether it is a regular file, a function that reads it) of all in an archive; folders end in /."""
-    if archive.suffix == '.zip':
-        with zipfile.ZipFile(archive) as packed:
-            for info in packed.infolist():
-                regular = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
-                yield info.filename, regular, lambda: read(packed.open(info), info.file_size + 1)
-    else:
-        with open(archive, 'rb') if archive.suffix == '.tar' else gzip.open(archive) as stream:
-            tar = tarfile.open(fileobj=SimpleNamespace(read=lambda size: read(stream, size)), mode='r|')
-            for info in tar:
-                regular = info.isreg() and not info.issparse()      # a hole of a terabyte is but a header
-                yield info.name + '/' * info.isdir(), regular, lambda: tar.extractfile(info).read()
-            while read(stream, 1 << 16):    # on to the end, where gzip keeps its checksum
-                pass
+        fail(f'{archive}: {member}: {error or type(error).__name__}; remove it to have it fetched again')
+    if names - met:
+        fail(f'{archive}: it has no {" and no ".join(sorted(names - met))}')

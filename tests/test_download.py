@@ -1,5 +1,5 @@
-"""data/download.py against a server on this machine that fails in every way a host can, and against bad archives."""
-import gzip, hashlib, http.server, io, os, random, socket, stat, sys, tarfile, threading, time, zipfile
+"""data/download.py against a server on this machine that fails in every way a host can, and bad archives."""
+import gzip, hashlib, http.server, io, os, random, socket, stat, struct, sys, tarfile, threading, time, zipfile
 
 import pytest
 
@@ -39,7 +39,7 @@ def ranged(body=BODY, shift=0):
 
 
 def hang(count):
-    """Sends `count` bytes of the body (None: not even headers), then nothing for as long as the test lasts."""
+    """Sends `count` bytes of the body (None: not even headers), then nothing as long as the test lasts."""
     def answer(handler):
         if count is not None:
             serve(BODY[:count], length=len(BODY))(handler)
@@ -49,7 +49,7 @@ def hang(count):
 
 @pytest.fixture
 def web():
-    """A server: `routes` maps a path to an answer (404 without one), `seen` lists (path, Range) of the requests."""
+    """A server: `routes` maps a path to an answer (else 404), `seen` lists (path, Range) of the requests."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.server.seen.append((self.path, self.headers.get('Range')))
@@ -138,7 +138,7 @@ def test_md5(raw, web, capsys):
     pytest.param(serve(b'', 204), 'HTTP 204', None, id='empty'),
     pytest.param(serve(b'<html>', Content_Type='text/html'), 'wrong bytes', None, id='html'),
     pytest.param(serve(OTHER), 'wrong bytes', None, id='wrong'),
-    pytest.param(serve(BODY[:200_000], length=300_000), 'IncompleteRead', 200_000, id='cut'),
+    pytest.param(serve(BODY[:196_608], length=300_000), 'IncompleteRead', 196_608, id='cut'),
     pytest.param(hang(None), 'timed out', None, id='hang'),
     pytest.param(hang(0), 'timed out', 0, id='hang-after-headers'),
     pytest.param(hang(2 << 16), 'timed out', 2 << 16, id='hang-in-body')])
@@ -165,15 +165,16 @@ def test_nobody_there(raw, capsys):
 def test_three_ways_out(raw, web, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv('DATA_MIRROR', str(tmp_path / 'none'))
     error = refused(capsys, fetch, raw, f'{web.url}/gone')
-    for words in (f'  {raw}/file.bin: No such file', f'  {tmp_path}/none/{NAME}: No such file', f'  {web.url}/gone: HTTP 404',
-                  f'1. set DATA_MIRROR', f'2. put file.bin (sha256 {SHA256}) into {raw}', '3. python train.py'):
+    for words in (f'  {raw}/file.bin: No such file', f'  {tmp_path}/none/{NAME}: No such file',
+                  f'  {web.url}/gone: HTTP 404', '1. set DATA_MIRROR',
+                  f'2. put file.bin (sha256 {SHA256}) into {raw}', '3. python train.py'):
         assert words in error
     assert 'Traceback' not in error
 
 
 def test_no_hash_known(raw, web, capsys):
-    web.routes |= {'/page': serve(b'<html>', Content_Type='text/html; charset=utf-8'), '/cut': serve(BODY[:9], length=99),
-                   '/good': ranged()}
+    web.routes |= {'/page': serve(b'<html>', Content_Type='text/html; charset=utf-8'),
+                   '/cut': serve(BODY[:9000], length=300_000), '/good': ranged()}
     error = refused(capsys, fetch, raw, f'{web.url}/page', f'{web.url}/cut', sha256=None)
     assert 'a web page' in error and 'IncompleteRead' in error
     assert fetch(raw, f'{web.url}/good', sha256=None).read_bytes() == BODY
@@ -207,15 +208,15 @@ def partly(raw, body):
     pytest.param(ranged(), 1, id='honoured'), pytest.param(serve(), 1, id='ignored'),
     pytest.param(ranged(shift=7), 2, id='other-range')])
 def test_resume(raw, web, answer, requests):
-    partly(raw, BODY[:200_000])
+    partly(raw, BODY[:196_608])
     web.routes['/a'] = answer
     assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
-    assert web.seen == [('/a', 'bytes=200000-'), ('/a', None)][:requests]
+    assert web.seen == [('/a', 'bytes=196608-'), ('/a', None)][:requests]
     assert os.listdir(raw) == ['file.bin']
 
 
 @pytest.mark.parametrize('part, requests', [
-    pytest.param(OTHER[:200_000], 2, id='of-other-bytes'), pytest.param(BODY + b'more', 2, id='too-long'),
+    pytest.param(OTHER[:196_608], 2, id='of-other-bytes'), pytest.param(BODY + b'more', 2, id='too-long'),
     pytest.param(BODY, 1, id='complete')])
 def test_resume_of_a_strange_part(raw, web, part, requests):
     partly(raw, part)
@@ -225,9 +226,9 @@ def test_resume_of_a_strange_part(raw, web, part, requests):
 
 
 def test_next_host_continues_the_part(raw, web):
-    web.routes |= {'/cut': serve(BODY[:200_000], length=300_000), '/good': ranged()}
+    web.routes |= {'/cut': serve(BODY[:196_608], length=300_000), '/good': ranged()}
     assert fetch(raw, f'{web.url}/cut', f'{web.url}/gone', f'{web.url}/good').read_bytes() == BODY
-    assert web.seen == [('/cut', None), ('/gone', 'bytes=200000-'), ('/good', 'bytes=200000-')]
+    assert web.seen == [('/cut', None), ('/gone', 'bytes=196608-'), ('/good', 'bytes=196608-')]
 
 
 # --- mirrors, and what is there already
@@ -283,13 +284,136 @@ def test_file_already_there(raw, web, mirror, capsys, monkeypatch):
 def test_mirror_cut_then_host(raw, web, monkeypatch):
     """What a mirror of other bytes began, the official host does not complete."""
     monkeypatch.setenv('DATA_MIRROR', f'{web.url}/mirror')
-    web.routes |= {f'/mirror/{NAME}': serve(OTHER[:200_000], length=300_000), '/a': ranged()}
+    web.routes |= {f'/mirror/{NAME}': serve(OTHER[:196_608], length=300_000), '/a': ranged()}
     assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
 
 
-@pytest.mark.skipif(os.name != 'posix' or not hasattr(os, 'geteuid') or os.geteuid() == 0, reason='root writes everywhere')
-def test_read_only_folder(raw, web, capsys):
-    raw.mkdir()
-    raw.chmod(0o555)
+def test_folder_that_cannot_be(tmp_path, raw, web, capsys):
+    raw.write_bytes(b'a file')
     web.routes['/a'] = serve()
-    assert 'Permission denied' in refused(capsys, fetch, raw, f'{web.url}/a')
+    assert f'{web.url}/a: ' in refused(capsys, fetch, raw / 'below', f'{web.url}/a')
+
+
+# --- archives
+
+FILES = {'images/a.jpg': b'A' * 5000, 'images/b.jpg': b'', 'images/deep/c.jpg': BODY,
+         'images/._a.jpg': b'left by a mac', 'list.txt': b'a b c'}
+TYPES = {'symlink': (tarfile.SYMTYPE, stat.S_IFLNK), 'hardlink': (tarfile.LNKTYPE, None),
+         'device': (tarfile.CHRTYPE, stat.S_IFCHR), 'fifo': (tarfile.FIFOTYPE, stat.S_IFIFO)}
+
+
+def build(path, files=FILES, kind=None):
+    """An archive of a folder, `files`, and images/evil.jpg, which is of one of the TYPES."""
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(zipfile.ZipInfo('images/'), b'')
+            for name, body in files.items():
+                archive.writestr(name, body)
+            if kind:
+                info = zipfile.ZipInfo('images/evil.jpg')
+                info.external_attr = TYPES[kind][1] << 16
+                archive.writestr(info, b'list.txt')
+    else:
+        with tarfile.open(path, 'w' if path.suffix == '.tar' else 'w:gz') as archive:
+            folder = tarfile.TarInfo('images')
+            folder.type = tarfile.DIRTYPE
+            archive.addfile(folder)
+            for name, body in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(body)
+                archive.addfile(info, io.BytesIO(body))
+            if kind:
+                info = tarfile.TarInfo('images/evil.jpg')
+                info.type, info.linkname = TYPES[kind][0], 'list.txt'
+                archive.addfile(info)
+    return path
+
+
+def unpacked(path, *names, limit=10**6):
+    return dict(download.unpack(path, names, limit))
+
+
+@pytest.fixture(params=['toy.tar', 'toy.tar.gz', 'toy.tgz', 'toy.zip'])
+def archive(request, tmp_path):
+    """The path of an archive to be built; whatever happens, it remains the only file far and wide."""
+    folder = tmp_path / 'here' / 'below'
+    folder.mkdir(parents=True)
+    yield folder / request.param
+    assert {path for path in tmp_path.rglob('*') if path.is_file()} == {folder / request.param}
+
+
+def test_unpack_takes_what_is_allowed(archive):
+    build(archive)
+    assert unpacked(archive, 'list.txt') == {'list.txt': FILES['list.txt']}
+    assert unpacked(archive, 'images/*.jpg', 'list.txt') == FILES
+    assert set(unpacked(archive, 'images/[!.]*')) == {'images/a.jpg', 'images/b.jpg', 'images/deep/c.jpg'}
+    assert unpacked(archive, '*') == FILES          # folders are passed over
+    assert unpacked(str(archive), 'images/b.jpg') == {'images/b.jpg': b''}
+
+
+def test_unpack_names_what_is_missing(archive, capsys):
+    error = refused(capsys, unpacked, build(archive), 'list.txt', 'gone.txt', '*.png')
+    assert 'gone.txt' in error and '*.png' in error and 'or list.txt' not in error
+    assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['../x', '/x', 'images/../../x', '..\\x', 'C:\\x', 'C:x', 'images/..'])
+def test_unpack_refuses_paths_that_lead_out(archive, capsys, name):
+    build(archive, {**FILES, name: b'evil'})
+    error = refused(capsys, unpacked, archive, '*')
+    assert name in error and error.count('\n') == 1
+    assert name in refused(capsys, unpacked, archive, name)
+    assert unpacked(archive, 'list.txt')            # what nobody wants is not looked at
+
+
+def test_unpack_refuses_what_is_no_file(archive, capsys):
+    for kind in TYPES:
+        if archive.suffix != '.zip' or kind != 'hardlink':      # which a zip has not
+            build(archive, kind=kind)
+            assert 'images/evil.jpg: not a regular file' in refused(capsys, unpacked, archive, 'images/*')
+            assert unpacked(archive, 'list.txt')
+
+
+def test_unpack_stops_a_bomb(archive, capsys):
+    build(archive, {'bomb': bytes(50_000_000), 'after.txt': b'x'})
+    start = time.monotonic()
+    for names in ['bomb'], ['*'], ['after.txt'][archive.suffix == '.zip':]:     # a zip's others are not read
+        if names:
+            assert 'bomb: more than 1,000,000 bytes' in refused(capsys, unpacked, archive, *names)
+    assert time.monotonic() - start < 1
+
+
+def test_unpack_counts_all_members(archive, capsys):
+    build(archive, {f'{i}.txt': bytes(100_000) for i in range(20)})
+    assert 'more than 1,000,000 bytes' in refused(capsys, unpacked, archive, '*.txt')
+    assert len(unpacked(archive, '*.txt', limit=2_100_000)) == 20
+
+
+def test_unpack_does_not_believe_headers(tmp_path, capsys):
+    path = build(tmp_path / 'toy.zip', {'bomb': bytes(10_000_000)})
+    path.write_bytes(path.read_bytes().replace(struct.pack('<I', 10_000_000), struct.pack('<I', 10)))
+    assert 'bomb: ' in refused(capsys, unpacked, path, 'bomb')
+    for name, headers, reason in [
+            ('bomb', {'comment': '0' * 50_000_000}, 'more than 1,000,000 bytes'),
+            ('hole', {'GNU.sparse.size': str(1 << 40), 'GNU.sparse.map': '0,0'}, 'hole: not a regular file')]:
+        with tarfile.open(tmp_path / 'toy.tgz', 'w:gz', format=tarfile.PAX_FORMAT) as archive:
+            info = tarfile.TarInfo(name)
+            info.pax_headers = headers
+            archive.addfile(info)
+        assert reason in refused(capsys, unpacked, tmp_path / 'toy.tgz', name)
+
+
+def test_unpack_refuses_every_cut(archive, capsys):
+    whole = build(archive, {'a.txt': random.Random(1).randbytes(3000), 'b.txt': b'b'}).read_bytes()
+    end = 4 * 512 + 3072 if archive.suffix == '.tar' else len(whole)        # where b.txt begins: zeros end a tar
+    for size in [*range(0, end, 97), end - 1]:
+        archive.write_bytes(whole[:size])
+        assert str(archive) in refused(capsys, unpacked, archive, 'a.txt', 'b.txt')
+
+
+def test_unpack_refuses_what_is_no_archive(archive, capsys):
+    for body in b'', b'<html>', BODY, gzip.compress(BODY):
+        archive.write_bytes(body)
+        error = refused(capsys, unpacked, archive, '*')
+        assert error.startswith(f'{archive}: ') and error.count('\n') == 1
+    assert 'No such file' in refused(capsys, unpacked, archive.with_name('none' + archive.suffix), '*')
