@@ -1,10 +1,12 @@
 """What each choice is worth: a config with something changed, over several seeds, as one table.
 
-    python ablate.py config/train_shakespeare.py 'optimizer=adamw learning_rate=1e-3' 'dropout=0,0.2' --max_iters=500
+    python ablate.py config/train_shakespeare.py 'optimizer=adamw learning_rate=1e-3' 'dropout=0,0.2'
+    python ablate.py config/train_shakespeare.py 'pos=none' --max_iters=500 --name=positions
 
-Each argument after the config is a variant: the keys to change; values with commas make a grid. The config as it is is the
-baseline. Any other --key=value is for all runs. They are checked before the first one starts, and run one after another,
-each in a folder of its own with train.py's words in output.txt. The same command goes on where it was stopped.
+Each argument after the config is a variant: the keys to change; values with commas make a grid. The config as
+it stands is the baseline. Any other --key=value is for all runs. They are checked before the first one starts
+and run one after another, each in its own folder, with train.py's words in output.txt. The same command goes
+on where it was stopped.
 """
 import itertools, re, signal, subprocess, sys
 from pathlib import Path
@@ -27,20 +29,20 @@ def expand(variant):
 
 
 def plan(files, common, seeds=3, out_dir=''):
-    """The runs to make, [(variant, seed, folder, arguments of train.py, whether it is finished)], the baseline first.
+    """The runs: [(variant, seed, folder, arguments of train.py, whether it is finished)], the baseline first.
 
-    files: the config and the variants; common: the arguments for all. Raises Refused with the problems of every run that
-    train.py would not take or whose folder holds another one."""
+    files: the config and the variants; common: the arguments for all. Raises Refused with the problems of
+    every run that train.py would not take or whose folder holds another one."""
     configs = [file for file in files if file.endswith('.py')]
     stem = Path(configs[-1] if configs else DEFAULT).stem.removeprefix('train_')
-    parent = Path(out_dir or f'out/ablate_{stem}')
     variants = dict.fromkeys(['', *(one for file in files if file not in configs for one in expand(file))])
     runs, problems = [], [f'seeds must be at least 1, got {seeds}'] * (seeds < 1)
     for variant, seed in itertools.product(variants, range(1, seeds + 1)):
         changes = [*common, *(f'--{word}' for word in variant.split())]
-        problems += [f'{change}: not here, where each run has its own seed and folder; there are --seeds and --out_dir'
-                     for change in changes if change[2:].partition('=')[0] in ('seed', 'out_dir', 'eval_only')]
-        folder = parent / (re.sub(r'[^\w.=+-]', '_', variant or 'baseline') + f'_seed{seed}')
+        problems += [f'{change}: every run has its own seed and folder; there are --seeds and --out_dir'
+                     for change in changes if re.match('--(seed|out_dir|eval_only)(=|$)', change)]
+        folder = re.sub(r'[^\w.=+-]', '_', variant or 'baseline') + f'_seed{seed}'
+        folder = Path(out_dir or f'out/ablate_{stem}') / folder
         arguments = [*configs, *changes, f'--seed={seed}', f'--out_dir={folder}']
         try:
             settings = configurator.read(TRAIN, arguments, DEFAULT)
@@ -53,8 +55,8 @@ def plan(files, common, seeds=3, out_dir=''):
 
 
 def finished(folder, settings):
-    """Whether the run of these settings is in its folder, whole. Raises Refused if the folder holds another run: train.py
-    would leave it alone if finished and else go on with it, and the table would name what it is not."""
+    """Whether the run of these settings is in its folder, whole. Raises Refused if another one is: train.py
+    would leave that alone if finished, else go on with it, and the table would call it what it is not."""
     checkpoint, path = run.latest(folder)
     if not checkpoint:
         return False
@@ -67,8 +69,8 @@ def finished(folder, settings):
 
 
 def launch(arguments, folder):
-    """The exit code of train.py, its words appended to output.txt. A signal is handed on to it, so that it saves and ends,
-    and then raised as Refused."""
+    """The exit code of train.py, its words appended to output.txt. A signal is handed on to it, so that it
+    saves and ends, and is then raised as Refused."""
     caught = []
 
     def hand_on(number, frame):
@@ -80,9 +82,9 @@ def launch(arguments, folder):
         output = open(folder / 'output.txt', 'a', encoding='utf-8')
     except OSError as error:
         raise Refused(f'{folder} cannot be written ({error.strerror}); give another --out_dir', code=4)
-    with output:    # its own session, as it takes a second Ctrl-C, the terminal's besides ours, for "at once"
-        process = subprocess.Popen([sys.executable, TRAIN, *arguments], stdout=output, stderr=subprocess.STDOUT,
-                                   start_new_session=True)
+    with output:    # in a session of its own, or Ctrl-C would reach it twice and not let it save
+        process = subprocess.Popen([sys.executable, TRAIN, *arguments], start_new_session=True,
+                                   stdout=output, stderr=subprocess.STDOUT)
         before = [(number, signal.signal(number, hand_on)) for number in (signal.SIGINT, signal.SIGTERM)]
         code = process.wait()
     for number, handler in before:
@@ -93,9 +95,9 @@ def launch(arguments, folder):
 
 
 def ablate(runs, name=''):
-    """Make the unfinished ones of the planned `runs`, then a table of all. One that fails is told there and stops nothing."""
+    """Make the planned `runs` that are not finished, then a table of all, those that failed included."""
     if name:
-        plot.frame(name)        # where results/NAME.md cannot take the table, say so now and not in some hours
+        plot.frame(name)        # if results/NAME.md cannot take the table, say so now rather than in hours
     rows = {}
     for number, (variant, seed, folder, arguments, done) in enumerate(runs, 1):
         cells, made = rows.setdefault(variant, ({'variant': variant}, []))
@@ -104,10 +106,11 @@ def ablate(runs, name=''):
         try:
             if code not in (0, 7):      # 7: finished, but short of its target
                 raise Refused(f'failed, exit {code}')
-            made.append(plot.read(folder))
-            of = plot.summary(made[-1])
-            print(f'val {of["metric"]} {of["best"]:.4f} at step {of["step"]}, {run.duration(of["seconds"])}'
-                  + ', already there' * done)
+            one = plot.read(folder)
+            best = plot.summary(one)
+            made.append(one)
+            print(f'val {best["metric"]} {best["best"]:.4f} at step {best["step"]}, '
+                  f'{run.duration(best["seconds"])}' + ', already there' * done)
         except Refused as error:
             print(f'{error}; see {folder / "output.txt"}')
             cells['failed'] = ', '.join(filter(None, [cells.get('failed'), f'seed {seed}: exit {code}']))

@@ -1,27 +1,24 @@
 """Downloads: `fetch` brings one file of a data set, `unpack` reads files out of an archive.
 
-Right bytes have the official hash or, with DATA_MIRROR set, the sha256 its SHA256SUMS lists for the file, be it
-already here, a mirror's or a host's. Where no official hash is known, a file already here is right, a mirror's
-must be listed, and a host's may not be HTML. A wrong file is never used, and gives way to a right one.
+Right bytes have the official hash or, with DATA_MIRROR set, the sha256 its SHA256SUMS lists for the file, be
+it already here, a mirror's or a host's. Where no official hash is known, a file already here is right, a
+mirror's must be listed, and a host's may not be HTML. A wrong file is not used; it gives way to a right one.
 """
-import fnmatch, gzip, hashlib, os, shutil, stat, sys, tarfile, time, types, zipfile
+import fnmatch, gzip, os, shutil, stat, sys, tarfile, time, types, zipfile
 from pathlib import Path, PureWindowsPath
 
 import requests
 
+from configurator import Refused
+from data import digest
+
 TIMEOUT = 30    # seconds to connect, and the longest silence after that
-
-
-def fail(*lines):
-    print(*lines, sep='\n', file=sys.stderr)
-    raise SystemExit(3)     # data or network
 
 
 def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
     """The path of data/<dataset>/raw/<file>: already there, else from DATA_MIRROR, else from `urls` in order.
-
     Give the hash its publisher states; sha256 goes before md5. A broken connection leaves a .part, which the
-    next try continues. Raises SystemExit(3), after the reason of each place, if none has the right bytes."""
+    next try continues. Raises Refused, after the reason of each place, if none has the right bytes."""
     folder = Path(folder or Path(__file__).resolve().parent / dataset / 'raw')
     path, part, name = folder / file, folder / f'{file}.part', f'{dataset}/{file}'
     mirror = os.path.expanduser(os.environ.get('DATA_MIRROR', '')).rstrip('/')
@@ -33,7 +30,7 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
         if found != official and (official or place in mirrored):
             if not mirror or f'{digest(file, "sha256")}  {name}' not in sums(mirror):
                 return f'wrong bytes, their {kind} is {found}' + ', not in SHA256SUMS' * (place in mirrored)
-            print(f'{name} is not the official file but the one that {mirror}/SHA256SUMS lists')
+            print(f'{name} is taken by the hash in {mirror}/SHA256SUMS, not by an official one')
 
     def attempt(place):
         if place == path:
@@ -52,20 +49,16 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
         try:
             wrong = attempt(place)
         except OSError as error:
-            while error.__context__: error = error.__context__      # requests wraps what happened three deep
+            while error.__context__ and type(error).__module__.startswith(('requests', 'urllib3')):
+                error = error.__context__       # they wrap what happened three deep
             wrong = getattr(error, 'strerror', None) or str(error) or type(error).__name__
         if not wrong:
             return path
         tried.append(f'  {place}: {wrong}')
-    fail(f'{name} is not to be had:', *tried, 'Three ways out:',
-         f'  1. set DATA_MIRROR to a folder or URL that holds {name}',
-         f'  2. put {file} ({kind} {official or "unknown"}) into {folder} by hand',
-         '  3. python train.py    which needs no download')
-
-
-def digest(path, kind):
-    with open(path, 'rb') as file:      # without its last word, machines under FIPS refuse md5
-        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    raise Refused(f'{name} is not to be had:', *tried, 'Three ways out:',
+                  f'  1. set DATA_MIRROR to a folder or URL that holds {name}',
+                  f'  2. put {file} ({kind} {official or "unknown"}) into {folder} by hand',
+                  '  3. python train.py    which needs no download', code=3)
 
 
 def sums(mirror):
@@ -108,18 +101,17 @@ def pull(place, part, hashed):
 
 def unpack(archive, names, max_bytes):
     """Yield (name, bytes) of the files in a .tar, .tar.gz, .tgz or .zip that `names` allows; write nothing.
-
-    `names` are exact or patterns ('images/*.jpg'; the star crosses / too), each to be met. `max_bytes` is for all
-    of a tar, as it is one stream, and for what is taken of a zip. Raises SystemExit(3), naming the member, if one
-    is no regular file, leads out of its folder or is too large, or if the archive is damaged."""
-    archive, names, met, member, left = Path(archive), set(names), set(), 'archive', max_bytes
+    `names` are exact or patterns ('images/*.jpg'; the star crosses / too), each to be met. `max_bytes` is for
+    all of a tar, as it is one stream, and for what is taken of a zip. Raises Refused, the member named,
+    if one is no regular file, leads out of its folder or is too large, or if the archive is damaged."""
+    archive, names, met, member, left = Path(archive), set(names), set(), 'archive', int(max_bytes)
 
     def read(stream, size):
         nonlocal left       # counts what really comes: a header may lie
         blob = stream.read(min(size, left + 1))
         left -= len(blob)
         if left < 0:
-            raise ValueError(f'more than {max_bytes:,} bytes')
+            raise ValueError(f'more than {max_bytes:,.0f} bytes')
         return blob
 
     def allowed(name, regular):
@@ -140,11 +132,12 @@ def unpack(archive, names, max_bytes):
         else:
             with open(archive, 'rb') if archive.suffix == '.tar' else gzip.open(archive) as stream:
                 bounded = types.SimpleNamespace(read=lambda size: read(stream, size))
-                for info in (tar := tarfile.open(fileobj=bounded, mode='r|')):      # holes have no bound
+                for info in (tar := tarfile.open(fileobj=bounded, mode='r|')):      # a hole has no bound
                     if allowed(info.name + '/' * info.isdir(), info.isreg() and not info.issparse()):
                         yield info.name, tar.extractfile(info).read()
-                while read(stream, 1 << 16): pass       # on to the end, where gzip keeps its checksum
+                while read(stream, 1 << 16):
+                    pass        # on to the end, where gzip keeps its checksum
     except Exception as error:      # whatever a hostile archive makes the readers raise
-        fail(f'{archive}: {member}: {error or type(error).__name__}; remove it to have it fetched again')
+        raise Refused(f'{archive}: {member}: {str(error) or type(error).__name__}; remove it to have it fetched again', code=3)
     if names - met:
-        fail(f'{archive}: it has no {" and no ".join(sorted(names - met))}')
+        raise Refused(f'{archive}: it has no {" and no ".join(sorted(names - met))}', code=3)

@@ -54,7 +54,7 @@ def angles(position, width):
 
 def rotate(x, cos, sin):
     """Turn the pairs (x_i, x_{i + hs / 2}) by their position's angle: scores then depend on distance alone (RoPE)."""
-    a, b = x.chunk(2, -1)                                                   # (B, nh, T, hs / 2) each
+    (a, b), cos, sin = x.chunk(2, -1), cos.to(x.dtype), sin.to(x.dtype)     # (..., T, hs / 2) each
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
@@ -70,11 +70,9 @@ class Attention(nn.Module):
 
     def forward(self, x, rope, bias, past=None):
         B, T, _ = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)      # (B, nh, T, hs) each
-        q, k = norm(q), norm(k)
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        q, k = q.to(v.dtype), k.to(v.dtype)
+        qkv = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)          # (3, B, nh, T, hs)
+        q, k = rotate(norm(qkv[:2]), *rope) if rope else norm(qkv[:2])
+        v = qkv[2]
         if past is not None:                                                # the cache: keys and values made before
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)   # (B, nh, S, hs)
         if self.config.flash:

@@ -1,0 +1,316 @@
+"""Pictures and tables of runs, and ablations: on logs that the tests write; nothing is trained."""
+import json, os, re, signal, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ablate, configurator, plot, run
+from configurator import Refused
+from conftest import ROOT, until
+from models import gpt
+
+KEYS = {'init_from': 'auto', 'dataset': 'toy', 'model': 'gpt', 'optimizer': 'muon', 'learning_rate': 0.005}
+STDLIB = str(ROOT / 'config' / 'train_stdlib.py')
+
+
+def write_log(folder, losses, seed=1, test=None, more=(), **keys):
+    """A run, read from a log with a train and an eval line of each loss, at steps 10, 20, ..., and `more` lines."""
+    keys = KEYS | {'out_dir': str(folder), 'seed': seed} | keys
+    config = {key: keys.pop(key, value) for key, value in {'n_layer': 2, 'dropout': 0.0}.items()}
+    lines = [{'event': 'config', 'step': 0, 'keys': keys, 'config': config, 'parameters': 1234, 'machine': 'a lathe',
+              'processes': 1, 'versions': {'torch': '2.13', 'git': 'abc'}}]
+    for i, loss in enumerate(losses, 1):
+        at = {'step': 10 * i, 'loss': loss, 'seconds': seed + i}
+        lines += [{'event': 'train', **at, 'epoch': i / 2, 'lr': 0.1 / i}, {'event': 'eval', **at, 'split': 'val'}]
+    if test is not None:
+        lines.append({'event': 'eval', 'step': 10, 'split': 'test', 'loss': test, 'seconds': 99.0})
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    text = ''.join(json.dumps(line) + '\n' for line in [*lines, *more])
+    (Path(folder) / 'log.jsonl').write_text(text, encoding='utf-8')
+    return plot.read(folder)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """The folder that takes the place of results/."""
+    monkeypatch.setattr(plot, 'ROOT', tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['/somewhere/plot.py', '--name=x', 'out/a b'])
+    (tmp_path / 'results').mkdir()
+    return tmp_path / 'results'
+
+
+# --- which runs are one configuration
+
+def test_seeds_are_one_configuration_and_only_differing_keys_name_it(tmp_path):
+    a, b = write_log(tmp_path / 'a', [1]), write_log(tmp_path / 'b', [1], seed=2, init_from='scratch')
+    c, d = write_log(tmp_path / 'c', [1], optimizer='sgd'), write_log(tmp_path / 'd', [1], n_layer=3)
+    assert plot.grouped([a, b]) == [({}, [a, b])]
+    assert plot.grouped([a, c, b, d]) == [({'optimizer': 'muon', 'n_layer': 2}, [a, b]),
+                                          ({'optimizer': 'sgd', 'n_layer': 2}, [c]),
+                                          ({'optimizer': 'muon', 'n_layer': 3}, [d])]
+
+
+def test_fine_tuning_is_another_configuration(tmp_path):
+    a, b = write_log(tmp_path / 'a', [1]), write_log(tmp_path / 'b', [1], seed=2, init_from='out/other')
+    assert [cells for cells, _ in plot.grouped([a, b])] == [{}, {'init_from': 'out/other'}]
+
+
+def test_a_field_that_another_model_lacks_tells_nothing_but_one_that_its_own_lacks_does(tmp_path):
+    a, b = write_log(tmp_path / 'a', [1], tie=True), write_log(tmp_path / 'b', [1], model='cnn')
+    assert [cells for cells, _ in plot.grouped([a, b])] == [{'model': 'gpt'}, {'model': 'cnn'}]
+    b['keys']['model'] = 'gpt'
+    assert [cells for cells, _ in plot.grouped([a, b])] == [{'tie': True}, {}]
+
+
+def test_a_resumed_run_is_what_it_was_last_resumed_as(tmp_path):
+    write_log(tmp_path / 'a', [3, 2])
+    first = json.loads((tmp_path / 'a' / 'log.jsonl').read_text(encoding='utf-8').split('\n')[0])
+    first['keys']['learning_rate'] = 0.5
+    resumed = first | {'event': 'resume', 'step': 20, 'machine': 'a mill', 'processes': 2}
+    later = {'event': 'eval', 'step': 30, 'split': 'val', 'loss': 1.5, 'seconds': 50.0}
+    one = write_log(tmp_path / 'a', [3, 2], more=[resumed, later])
+    assert one['keys']['learning_rate'] == 0.5
+    assert (one['machine'], one['commit']) == ('a lathe, 2 x a mill', 'abc')
+    assert (one['steps'], one['seconds'], plot.summary(one)['best']) == (30, 50.0, 1.5)
+
+
+# --- bad input: one line, nothing written
+
+@pytest.mark.parametrize('change, message', [
+    (lambda log: None, 'no run'), (lambda log: b'', 'is empty'), (lambda log: log[:-9], 'log.jsonl:5 is cut'),
+    (lambda log: b'7\n', ':1 is cut or damaged'), (lambda log: b'{"\xff": 1}\n', ':1 is cut or damaged')])
+def test_a_log_that_is_not_whole_is_refused(tmp_path, change, message):
+    write_log(tmp_path / 'a', [2, 1])
+    log = tmp_path / 'a' / 'log.jsonl'
+    content = change(log.read_bytes())
+    log.unlink() if content is None else log.write_bytes(content)
+    with pytest.raises(Refused, match=message) as caught:
+        plot.read(tmp_path / 'a')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('argv, message', [
+    ([], 'of which runs'),
+    (['b'], 'b is no run'),
+    (['a', '--x=steps'], "expected one of 'step'"),
+    (['a', '--what=accuracy'], 'no accuracy over step in a; there is epoch, loss, lr'),
+    (['a', 'none', '--what=lr'], 'no lr over step in none; there is nothing'),
+    (['a', '--out=x.bmp'], 'x.bmp cannot be written'),
+    (['a', '--out=no/x.png'], 'no/x.png cannot be written'),
+    (['a', 'none', '--table'], 'none has no evaluation on val'),
+    (['a', '--name=a/b'], '--name=a/b: expected')])
+def test_the_script_refuses_in_one_line_and_writes_nothing(launch, tmp_path, argv, message):
+    for folder, losses in ('a', [2, 1]), ('none', []):
+        write_log(tmp_path / 'here' / folder, losses)
+    code, text = launch('plot.py', *argv, cwd=tmp_path / 'here')
+    assert code in (2, 3, 4) and message in text and 'Traceback' not in text
+    assert sorted(os.listdir(tmp_path / 'here')) == ['a', 'none']
+
+
+# --- pictures
+
+def test_mean_and_band_are_numpys_over_the_steps_in_common(tmp_path):
+    seeds = [write_log(tmp_path / str(seed), losses, seed=seed)
+             for seed, losses in ((1, [5, 3, 2.5]), (2, [4, 2]), (3, [6, 1.5]))]
+    where, mean, std = plot.series(seeds, 'val', 'loss', 'step')
+    assert where.tolist() == [10, 20] and mean.tolist() == [5, pytest.approx(6.5 / 3)]
+    assert std == pytest.approx([np.std([5, 4, 6], ddof=1), np.std([3, 2, 1.5], ddof=1)])
+    assert plot.series(seeds, 'val', 'loss', 'seconds')[0].tolist() == [3, 4]       # the mean of theirs
+    where, mean, std = plot.series(seeds[:1], 'val', 'loss', 'epoch')
+    assert where.tolist() == [0.5, 1, 1.5] and std.tolist() == [0, 0, 0]
+
+
+def test_what_is_not_finite_is_a_gap(tmp_path):
+    one = write_log(tmp_path / 'a', [5, None, 2])
+    assert np.isnan(plot.series([one], 'val', 'loss', 'step')[1]).tolist() == [False, True, False]
+    assert plot.summary(one)['best'] == 2
+
+
+@pytest.mark.parametrize('options', [{}, {'x': 'seconds'}, {'x': 'epoch', 'log': 'y'}, {'what': 'lr', 'log': 'xy'}])
+def test_a_picture_is_written(tmp_path, options, capsys):
+    runs = [write_log(tmp_path / f'{seed}{layers}', [5, 3 / seed, 2], seed=seed, n_layer=layers)
+            for seed in (1, 2) for layers in range(1, 10)]
+    plot.curves(runs, **options, out=str(tmp_path / 'x.png'))
+    picture = (tmp_path / 'x.png').read_bytes()
+    assert picture.startswith(b'\x89PNG') and len(picture) > 10_000
+    assert capsys.readouterr().out == f'wrote {tmp_path / "x.png"}\n'
+
+
+# --- tables
+
+def test_a_row_is_mean_and_sample_deviation_over_seeds(tmp_path, capsys):
+    bests = [1.5, 2.5, 1.7]
+    runs = [write_log(tmp_path / 'worse', [4, 5], optimizer='sgd')]
+    runs += [write_log(tmp_path / str(i), [3, best], seed=i, test=best + 1) for i, best in enumerate(bests)]
+    plot.tabulate(plot.grouped(runs))
+    header, first, second, *notes = capsys.readouterr().out.split('\n')
+    assert re.split('  +', header) == ['optimizer', 'val loss', 'at step', 'test loss', 'seconds', 'seed']
+    std = f'{np.std(bests, ddof=1):.4f}'
+    assert re.split('  +', first) == ['muon', f'{np.mean(bests):.4f} ± {std} (3)', '20',
+                                      f'{np.mean(bests) + 1:.4f} ± {std}', '99 ± 0', '0, 1, 2']
+    assert re.split('  +', second) == ['sgd', '4.0000 (1)', '10', '-', '4', '1']
+    assert notes[1].startswith('val loss: loss (nats) over the whole split, the minimum')
+    assert notes[3] == 'steps 20; parameters 1,234; machine a lathe; commit abc; torch 2.13'
+
+
+def test_the_best_comes_first_in_the_direction_of_the_metric(tmp_path, capsys, monkeypatch):
+    rows = [({'row': name}, [write_log(tmp_path / f'{name}{seed}', [value], seed=seed) for seed in range(n)])
+            for name, value, n in (('b', 2, 1), ('c', 3, 2), ('none', 0, 0), ('a', 1, 2))]
+
+    def order():
+        plot.tabulate(rows, compare=True)
+        return [line.split()[0] for line in capsys.readouterr().out.split('\n')[1:5]]
+    assert order() == ['a', 'b', 'c', 'none']
+    monkeypatch.setattr(gpt.Model, 'monitor', ('loss', 'max'))
+    assert order() == ['c', 'b', 'a', 'none']
+
+
+def test_a_model_that_is_gone_is_refused(tmp_path):
+    with pytest.raises(Refused, match='models/lost.py'):
+        plot.summary(write_log(tmp_path / 'a', [1], model='lost'))
+
+
+def test_results_hold_facts_and_command_and_what_others_wrote_stays(tmp_path, results):
+    plot.tabulate([({'row': 'a'}, [write_log(tmp_path / 'a', [2, 1], test=1.25)])], 'x')
+    text = (results / 'x.md').read_text(encoding='utf-8')
+    assert text.startswith(f'# x\n\n{plot.BEGIN}\n\n| row | val loss | at step | test loss | seconds |\n|')
+    assert '\n| a | 1.0000 (1) | 20 | 1.2500 | 99 |\n' in text
+    assert "\n`python plot.py --name=x 'out/a b'`\n" in text
+    facts = json.loads((results / 'x.json').read_text(encoding='utf-8'))
+    assert facts['command'] == "python plot.py --name=x 'out/a b'"
+    one = facts['rows'][0]['runs'][0]
+    assert (one['best'], one['step'], one['test']['loss'], one['machine']) == (1, 20, 1.25, 'a lathe')
+    assert (one['seed'], one['keys']['optimizer'], one['keys']['n_layer']) == (1, 'muon', 2)
+
+    (results / 'x.md').write_text(text.replace('# x', '# Mine\n\nBefore.') + 'After.\n', encoding='utf-8')
+    plot.tabulate([({'row': 'b'}, [write_log(tmp_path / 'a', [2, 0.5])])], 'x')
+    again = (results / 'x.md').read_text(encoding='utf-8')
+    assert again.startswith(f'# Mine\n\nBefore.\n\n{plot.BEGIN}\n\n|')
+    assert again.endswith(f'\n\n{plot.END}\nAfter.\n')
+    assert '| b | 0.5000 (1) |' in again and '| a |' not in again and again.count(plot.BEGIN) == 1
+
+
+@pytest.mark.parametrize('text', ['mine', plot.BEGIN, plot.END + plot.BEGIN, 2 * (plot.BEGIN + plot.END)])
+def test_results_with_no_place_for_the_table_are_left_alone(tmp_path, results, text):
+    (results / 'x.md').write_text(text, encoding='utf-8')
+    with pytest.raises(Refused, match='no place for the table'):
+        plot.tabulate([({}, [write_log(tmp_path / 'a', [1])])], 'x')
+    assert (results / 'x.md').read_text(encoding='utf-8') == text and not (results / 'x.json').exists()
+
+
+# --- ablations
+
+@pytest.fixture
+def fake(monkeypatch):
+    """In train.py's place: leaves a log and a last.pt, or diverges above a learning rate of 1. The arguments that it
+    was given, launch by launch."""
+    launched = []
+
+    def launch(arguments, folder):
+        launched.append(arguments)
+        settings = configurator.read(ablate.TRAIN, arguments)
+        rate, seed = settings.knobs['learning_rate'], settings.knobs['seed']
+        if rate > 1:
+            return 6
+        write_log(folder, [4, rate + seed], seed=seed)
+        run.write(folder / 'last.pt', {'format': run.FORMAT, 'model': {}, 'step': 20, 'done': True,
+                                       'keys': settings.knobs | {'device': 'cpu'}, 'config': settings.fields})
+        return 0
+    monkeypatch.setattr(ablate, 'launch', launch)
+    return launched
+
+
+def test_a_grid_expands_to_its_product():
+    assert ablate.expand('pos=none') == ['pos=none']
+    assert ablate.expand('dropout=0,0.1 tie lr=1,2') == [
+        'dropout=0 tie lr=1', 'dropout=0 tie lr=2', 'dropout=0.1 tie lr=1', 'dropout=0.1 tie lr=2']
+
+
+def test_the_plan_is_every_variant_and_seed_the_baseline_first(tmp_path):
+    planned = ablate.plan([STDLIB, 'dropout=0,0.2', 'prepare=a/b'], ['--max_iters=5'], 2, str(tmp_path))
+    variants = 'baseline', 'dropout=0', 'dropout=0.2', 'prepare=a/b'
+    assert [each[:2] for each in planned] == [(variant, seed) for variant in variants for seed in (1, 2)]
+    folder = tmp_path / 'baseline_seed1'
+    assert planned[0][2:] == (folder, [STDLIB, '--max_iters=5', '--seed=1', f'--out_dir={folder}'], False)
+    assert planned[-1][2] == tmp_path / 'prepare=a_b_seed2'
+    assert ablate.plan([STDLIB], [], 1)[0][2] == Path('out/ablate_stdlib/baseline_seed1')
+
+
+def test_typos_are_refused_all_at_once_before_anything_runs(tmp_path):
+    with pytest.raises(Refused) as caught:
+        ablate.plan([STDLIB, 'optimzer=sgd', 'dropout=much', 'seed=3'], ['--maxiters=5'], 2, str(tmp_path))
+    told = str(caught.value)
+    for words in 'did you mean max_iters?', 'did you mean optimizer?', "got 'much'", '--seed=3: ':
+        assert told.count(words) == 1
+    with pytest.raises(Refused, match='seeds must be at least 1, got 0'):
+        ablate.plan([STDLIB], [], 0, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script_tells_its_own_keys_from_those_of_the_runs(launch, tmp_path):
+    folder = tmp_path / 'runs'
+    code, text = launch('ablate.py', STDLIB, 'pos=nope', '--seeds=2', '--mode=x', f'--out_dir={folder}')
+    assert code == 2 and "did you mean 'rope'?" in text and 'mode is no key; did you mean model?' in text
+    assert 'seeds' not in text and not folder.exists()
+
+
+def test_finished_runs_are_not_repeated_and_the_table_is_of_all(tmp_path, fake, results, capsys):
+    def runs(seeds):
+        return ablate.plan([STDLIB, 'learning_rate=0.5,2', 'learning_rate=0.1'], ['--warmup_iters=0'], seeds,
+                           str(tmp_path / 'runs'))
+    ablate.ablate(runs(2), 'x')
+    assert len(fake) == 8
+    told = capsys.readouterr().out
+    assert '\n[5/8] learning_rate=2, seed 1: failed, exit 6; see ' in told
+    table = [re.split('  +', line) for line in told[told.index('\nvariant') + 1:].split('\n')[:5]]
+    failures = 'seed 1: exit 6, seed 2: exit 6'
+    assert table == [['variant', 'failed', 'val loss', 'difference', 'at step', 'seconds'],
+                     ['baseline', '-', '1.5050 ± 0.7071 (2)', '-', '20', '4 ± 1'],
+                     ['learning_rate=0.1', '-', '1.6000 ± 0.7071 (2)', '+0.0950', '20', '4 ± 1'],
+                     ['learning_rate=0.5', '-', '2.0000 ± 0.7071 (2)', '+0.4950', '20', '4 ± 1'],
+                     ['learning_rate=2', failures, '-', '-', '-', '-']]
+    facts = json.loads((results / 'x.json').read_text(encoding='utf-8'))
+    assert facts['rows'][3] == {'cells': {'variant': 'learning_rate=2', 'failed': failures}, 'runs': []}
+
+    fake.clear()
+    ablate.ablate(runs(3))
+    told = capsys.readouterr().out
+    assert len(fake) == 6 and told.count('already there') == 6      # made: what failed and the new seed's
+    assert told.count('(3)') == 3
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path, fake):
+    same = ['--max_iters=20']
+    ablate.ablate(ablate.plan([STDLIB], same, 1, str(tmp_path)))
+    assert ablate.plan([STDLIB], [*same, '--target=1', '--threads=1'], 1, str(tmp_path))[0][-1] is True
+    with pytest.raises(Refused, match='max_iters 20 there, 30 asked; delete it or give another'):
+        ablate.plan([STDLIB], ['--max_iters=30'], 1, str(tmp_path))
+
+
+def test_results_that_cannot_take_the_table_are_refused_before_anything_runs(tmp_path, fake, results):
+    (results / 'x.md').write_text('mine', encoding='utf-8')
+    with pytest.raises(Refused, match='no place for the table'):
+        ablate.ablate(ablate.plan([STDLIB], [], 1, str(tmp_path)), 'x')
+    assert not fake
+
+
+def test_a_signal_is_handed_on_once_and_the_run_saves(tmp_path):
+    train = tmp_path / 'train.py'
+    train.write_text('import signal, sys, time\n'
+                     'signal.signal(signal.SIGINT, lambda *_: (print("saved"), sys.exit(130)))\n'
+                     'print("ready", flush=True)\n'
+                     'time.sleep(30)\n', encoding='utf-8')
+    program = ('import sys, ablate, pathlib\n'
+               'ablate.TRAIN = sys.argv[1]\n'
+               'try:\n'
+               '    ablate.launch([], pathlib.Path(sys.argv[2]))\n'
+               'except ablate.Refused as error:\n'
+               '    print(error, error.code)\n')
+    process = subprocess.Popen([sys.executable, '-c', program, train, tmp_path / 'a'], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, start_new_session=True)
+    output = tmp_path / 'a' / 'output.txt'
+    until(lambda: output.exists() and 'ready' in output.read_text(encoding='utf-8'))
+    os.killpg(process.pid, signal.SIGINT)       # what Ctrl-C in a terminal does
+    assert process.communicate(timeout=20)[0] == 'stopped; the same command goes on 130\n'
+    assert output.read_text(encoding='utf-8') == 'ready\nsaved\n'

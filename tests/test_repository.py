@@ -1,0 +1,137 @@
+"""The repository reads itself, by syntax tree: nothing executes, unpickles or imports what it should not."""
+import ast, sys
+
+import pytest
+
+from conftest import ROOT
+
+FOLDERS = '', 'config/', 'models/', 'data/', 'data/*/'
+NAMES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in ROOT.glob(f'{folder}*.py'))
+LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'models', 'data'}
+PACKAGES = {'torch', 'numpy', 'tiktoken', 'matplotlib', 'requests'}
+FORBIDDEN = {'exec', 'eval', 'compile', '__import__', 'os.system', 'os.popen', 'subprocess.getoutput',
+             'subprocess.getstatusoutput', 'os.execv', 'os.execvp', 'os.spawnv'}
+UNPICKLERS = {'pickle', '_pickle', 'cPickle', 'dill', 'joblib', 'shelve', 'marshal', 'code'}
+TEXT = {'open': 3, 'io.open': 3, 'read_text': 0, 'write_text': 1}    # where `encoding` stands by position
+
+
+def dotted(node):
+    """'a.b.c' of such an expression; '' of any other."""
+    if isinstance(node, ast.Attribute):
+        return f'{dotted(node.value)}.{node.attr}'
+    return node.id if isinstance(node, ast.Name) else ''
+
+
+def imported(node):
+    """The modules that an import statement names, with what is taken from them."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return ['.' * node.level + f'{node.module or ""}.{alias.name}' for alias in node.names]
+    return []
+
+
+def text_without_encoding(node, name):
+    """Whether a call opens text in whatever encoding the machine has. `x.open` is not meant: archives open bytes."""
+    called = name.rsplit('.', 1)[-1] if name.endswith(('.read_text', '.write_text')) else name
+    if called not in TEXT or any(k.arg == 'encoding' for k in node.keywords) or len(node.args) > TEXT[called]:
+        return False
+    modes = node.args[1:2] * called.endswith('open') + [k.value for k in node.keywords if k.arg == 'mode']
+    return not any('b' in str(getattr(part, 'value', '')) for mode in modes for part in ast.walk(mode))
+
+
+def flaws(source, name):
+    """What a file must not contain: ['line: what', ...]."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        where = f'{name}:{getattr(node, "lineno", 0)}'
+        for module in imported(node):
+            root = module.split('.')[0]
+            if root in UNPICKLERS:
+                found.append(f'{where}: imports {root}')
+            if root not in sys.stdlib_module_names | PACKAGES | LOCAL:
+                found.append(f'{where}: imports {module}, which is none of the five packages')
+            if name.startswith('models/') and root in LOCAL and not module.startswith('data.pretrained'):
+                found.append(f'{where}: a model file imports {module}')
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f'{where}: a bare except')
+        if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body) \
+                and dotted(node.type) in ('Exception', 'BaseException'):
+            found.append(f'{where}: swallows everything')
+        if not isinstance(node, ast.Call):
+            continue
+        called, keywords = dotted(node.func), {k.arg: getattr(k.value, 'value', ...) for k in node.keywords}
+        if called in FORBIDDEN or called.endswith(('.extractall', '.extract')):
+            found.append(f'{where}: calls {called}')
+        if keywords.get('shell', False) is not False:
+            found.append(f'{where}: a shell')
+        if keywords.get('allow_pickle', False) is not False:
+            found.append(f'{where}: allow_pickle')
+        if called == 'torch.load' and keywords.get('weights_only') is not True:
+            found.append(f'{where}: torch.load without weights_only=True')
+        if text_without_encoding(node, called):
+            found.append(f'{where}: {called} without an encoding')
+    return found
+
+
+@pytest.mark.parametrize('source', [
+    'exec("1")', 'eval("1")', '__import__("os")', 'os.system("ls")', 'os.popen("ls")', 'import pickle',
+    'from pickle import load', 'subprocess.run("ls", shell=True)', 'tar.extractall("x")', 'zip.extract("x")',
+    'torch.load("x")', 'torch.load("x", weights_only=False)', 'np.load("x", allow_pickle=True)', 'open("x")',
+    'open("x", "w")', 'open("x", mode="r")', 'open("b")', 'open("b", "w" if b else "r")',
+    'Path("x").read_text()', 'path.write_text("x")', 'import pandas', 'from scipy import stats',
+    'import torchvision', 'from . import other', 'try:\n    x\nexcept:\n    y',
+    'try:\n    x\nexcept Exception:\n    pass'])
+def test_each_flaw_would_be_found(source):
+    assert flaws(source, 'x.py')
+
+
+@pytest.mark.parametrize('source', ['import configurator', 'from data import Split', 'import models.resnet',
+                                    'from train import x', 'from . import gpt', 'from .gpt import Block'])
+def test_a_model_that_imports_another_would_be_found(source):
+    assert flaws(source, 'models/x.py') and not flaws('from data.pretrained import read', 'models/x.py')
+
+
+@pytest.mark.parametrize('source', [
+    'open("x", "rb")', 'open("x", "ab" if y else "wb")', 'open("x", mode="wb")',
+    'open("x", encoding="utf-8")', 'path.read_text("utf-8")', 'path.write_text("x", encoding="utf-8")',
+    'torch.load("x", weights_only=True)', 'subprocess.run(["ls"])', 'net.eval()', 're.compile("x")',
+    'net.compile()', 'zipfile.ZipFile("x").open("y")', 'import torch.nn.functional as F',
+    'from data.tokenizer import load'])
+def test_what_is_allowed_is_not_called_a_flaw(source):
+    assert not flaws(source, 'x.py')
+
+
+def test_the_files_are_found():
+    assert {'train.py', 'data/__init__.py', 'models/gpt.py', 'data/stdlib/prepare.py',
+            'config/train_stdlib.py'} <= set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_file_has_no_flaw(name):
+    assert not flaws((ROOT / name).read_text(encoding='utf-8'), name)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_lines_have_at_most_110_characters_and_no_loose_ends(name):
+    source = (ROOT / name).read_text(encoding='utf-8')
+    lines = source.split('\n')
+    assert not [f'{name}:{n}: {len(line)}' for n, line in enumerate(lines, 1) if len(line) > 110]
+    assert not [f'{name}:{n}' for n, line in enumerate(lines, 1) if line != line.rstrip() or '\t' in line]
+    assert source.endswith('\n') and not source.endswith('\n\n')
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if not name.startswith('config/')])
+def test_a_file_says_what_it_is(name):
+    assert ast.get_docstring(ast.parse((ROOT / name).read_text(encoding='utf-8')))
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('config/')])
+def test_a_config_is_a_docstring_and_lines_of_name_and_value(name):
+    first, *rest = ast.parse((ROOT / name).read_text(encoding='utf-8')).body
+    assert isinstance(first, ast.Expr) and isinstance(first.value.value, str)
+    for node in rest:
+        assert isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name), node.lineno
+        assert not any(isinstance(part, (ast.Call, ast.Name)) for part in ast.walk(node.value)), node.lineno
+    names = [node.targets[0].id for node in rest]
+    assert len(set(names)) == len(names)        # the second would win in silence
