@@ -113,6 +113,7 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
     subjects = {f'{r["keys"]["model"]} on {r["keys"]["dataset"]}' for r in runs}
     axes.set_title(' and '.join(sorted(subjects)), loc='left', fontsize='medium')
     axes.set(xlabel=x, ylabel=f'{splits[0]} {LABELS.get(what, what)}' + ', train faint' * (len(splits) > 1))
+    axes.locator_params('x', integer=x == 'step')
     for letter, axis in ('x', axes.xaxis), ('y', axes.yaxis):
         if letter in log:
             axes.set(**{f'{letter}scale': 'log'})

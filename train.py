@@ -1,15 +1,16 @@
 """Train any model of models/ on any data set of data/: everything that changes a number is in this file.
 
-    python train.py                                              # a small GPT on Python's own library; needs no download
-    python train.py config/train_shakespeare.py --dropout=0.1    # a config file, then whatever you want otherwise
+    python train.py                                             # a small GPT; needs no download
+    python train.py config/train_shakespeare.py --dropout=0.2   # a config, then whatever you want otherwise
     torchrun --nproc_per_node=8 train.py config/train_shakespeare_gpu.py
 
-A data set is named arrays, a model's forward takes those it names and returns sums, and this loop joins the two. A step is
-a function of (seed, step): which rows, which noise, which learning rate. So the same command after a kill goes on as if
-nothing had been, and 1 process x 8 rows, 2 x 4 and 8 micro-batches of 1 are the same step.
+A data set is named arrays, a model's forward takes those it names and returns sums, and this loop joins the
+two. A step is a function of (seed, step): which rows, which noise, which learning rate. So the same command
+after a kill goes on as if nothing had been, and 8 rows on one process, 4 on each of two, or 8 micro-batches
+of one are the same step.
 """
 import time; start = time.monotonic()       # the run's clock starts before torch is imported
-import dataclasses, inspect, math, os, shlex, sys
+import dataclasses, inspect, math, os, sys
 from importlib import import_module
 from typing import Literal
 
@@ -23,8 +24,8 @@ from configurator import Refused
 
 # --- the run
 out_dir = ''            # where it is written; empty: out/NAME for config/train_NAME.py
-init_from = 'auto'      # auto (resume what is unfinished), scratch, resume, or a run folder or .pt file for its weights alone
-eval_only = False       # only evaluate eval_split, with out_dir's best.pt or the weights of init_from; writes nothing
+init_from = 'auto'      # auto: resume what is unfinished; scratch; resume; or a run or .pt file, its weights
+eval_only = False       # only evaluate eval_split, with out_dir's best.pt or init_from; writes nothing
 eval_split = 'val'      # the split that eval_only reads
 eval_interval = 250     # steps between evaluations on val; each saves last.pt
 log_interval = 10       # steps between train lines in log.jsonl
@@ -38,13 +39,13 @@ dataset = 'stdlib'      # a folder in data/, or a path
 prepare = ''            # options of its prepare.py, as on a command line
 model = 'gpt'           # a file in models/; its Config fields are keys too
 batch_size = 16         # rows per step, all processes and micro-batches together
-micro_batch_size = 0    # rows that go through the model at once, what fits in memory; 0: batch_size / processes
+micro_batch_size = 0    # rows that go through the model at once, what fits; 0: batch_size / processes
 pad_to = 1              # ragged rows are padded to a multiple of so many tokens
 seed = 1337             # of the rows, the noise and the initial weights
 # --- optimization
-optimizer: Literal['adamw', 'sgd', 'muon'] = 'adamw'    # muon: for the matrices inside blocks, AdamW for the rest
+optimizer: Literal['adamw', 'sgd', 'muon'] = 'adamw'    # muon: the matrices in blocks, AdamW the rest
 learning_rate = 1e-3    # the peak
-schedule: Literal['cosine', 'onecycle', 'linear', 'inverse_sqrt', 'constant'] = 'cosine'     # what follows the warmup
+schedule: Literal['cosine', 'onecycle', 'linear', 'inverse_sqrt', 'constant'] = 'cosine'    # after the warmup
 warmup_iters = 0.05     # steps of warmup; below 1 a share of max_iters
 min_lr = 0.0            # where the schedule ends
 max_iters = 2000        # steps
@@ -54,69 +55,74 @@ beta1 = 0.9             # AdamW's memory of the gradient
 beta2 = 0.99            # AdamW's memory of its square
 momentum = 0.95         # of SGD and Muon, Nesterov's
 grad_clip = 1.0         # largest norm of the gradient; 0: any
-ema = 0.0               # decay per step of averaged weights, which are then what is evaluated and kept; 0: none
+ema = 0.0               # decay per step of averaged weights, which are then evaluated and kept; 0: none
 # --- machine
 device = 'auto'         # auto, cpu, cuda, cuda:1, mps
-dtype: Literal['auto', 'float32', 'bfloat16', 'float16'] = 'auto'   # of the arithmetic; weights stay float32
+dtype: Literal['auto', 'float32', 'bfloat16', 'float16'] = 'auto'   # of arithmetic; weights stay float32
 compile: Literal['auto', True, False] = 'auto'          # torch.compile
 threads = 0             # of a CPU; 0: as torch chooses
-deterministic = False   # bit-exact repeats on CUDA too, where they cost time; a CPU needs no such thing
+deterministic = False   # bit-exact repeats on CUDA too, where they cost time; a CPU repeats anyway
 
 
 def lr_factor(step, schedule, warmup, total, floor=0.0):
-    """The share of the peak learning rate at a step, from `warmup` steps of linear rise to `floor` at step `total`.
+    """The share of the peak learning rate at a step: `warmup` steps of rise, then down to `floor` at `total`.
 
-    cosine: Loshchilov & Hutter 2017. inverse_sqrt: Vaswani et al. 2017, equation 3. onecycle: torch's OneCycleLR, with
-    pct_start = warmup / total and the final value `floor` (Smith & Topin 2018)."""
+    cosine: Loshchilov & Hutter 2017. inverse_sqrt: Vaswani et al. 2017, equation 3. onecycle: torch's
+    OneCycleLR with pct_start = warmup / total and the final value `floor` (Smith & Topin 2018).
+    """
     if schedule == 'onecycle':
-        top, last, first = warmup - 1, total - 1, 1 / 25
+        top, first = warmup - 1, 1 / 25
         if step <= top:
             return first + (1 - first) * (1 - math.cos(math.pi * step / max(top, 1))) / 2
-        return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - top) / max(last - top, 1), 1))) / 2
+        done = min((step - top) / max(total - 1 - top, 1), 1)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = min((step - warmup) / max(total - warmup, 1), 1)
-    if schedule == 'inverse_sqrt':
-        return max(floor, math.sqrt((warmup + 1) / (step + 1)))
     return {'cosine': floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2,
-            'linear': floor + (1 - floor) * (1 - done), 'constant': 1.0}[schedule]
+            'linear': floor + (1 - floor) * (1 - done),
+            'inverse_sqrt': max(floor, math.sqrt((warmup + 1) / (step + 1))),
+            'constant': 1.0}[schedule]
 
 
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum):
-    """[optimizers] that own every parameter once. Decay is for weights of two dimensions and more that are no embedding; Muon
-    (Jordan 2024) is for the weights of Linears inside a ModuleList, scaled so that AdamW's learning rate serves."""
+    """[optimizers] that own every trained parameter once. Decay is for weights of two dimensions and more, but
+    embeddings. Muon (Jordan 2024) is for the weights of Linears inside a ModuleList, its updates scaled to the
+    size of AdamW's so that one learning rate serves; AdamW is for the rest."""
+    trained = [p for p in net.parameters() if p.requires_grad]
     embeddings = {m.weight for m in net.modules() if isinstance(m, nn.Embedding)}
     inner = {m.weight for blocks in net.modules() if isinstance(blocks, nn.ModuleList)
              for m in blocks.modules() if isinstance(m, nn.Linear)} if optimizer == 'muon' else set()
-    trained = [p for p in net.parameters() if p.requires_grad]
-    rest, inner = [p for p in trained if p not in inner], [p for p in trained if p in inner]
-    groups = [{'params': [p for p in rest if p.dim() >= 2 and p not in embeddings], 'weight_decay': weight_decay},
-              {'params': [p for p in rest if p.dim() < 2 or p in embeddings], 'weight_decay': 0.0}]
-    groups = [group for group in groups if group['params']]
+    matrices, rest = [p for p in trained if p in inner], [p for p in trained if p not in inner]
+    decays = {p: weight_decay * (p.dim() >= 2 and p not in embeddings) for p in rest}
+    groups = [{'params': [p for p in rest if decays[p] == decay], 'weight_decay': decay}
+              for decay in dict.fromkeys(decays.values())]
     if optimizer == 'sgd':
         return [torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)]
     optimizers = [torch.optim.AdamW(groups, lr, betas, fused=True)] if groups else []
-    if inner:
-        optimizers.append(torch.optim.Muon(inner, lr, weight_decay, momentum, adjust_lr_fn='match_rms_adamw'))
+    if matrices:
+        optimizers += [torch.optim.Muon(matrices, lr, weight_decay, momentum, adjust_lr_fn='match_rms_adamw')]
     return optimizers
 
 
 def seed_noise(*key):
-    """Seed torch's generator, whence dropout and all noise inside a model come, from integers that say where we are."""
+    """Seed torch's generator, whence comes all noise inside a model, by integers that say where we are."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
 def flatten(sums):
-    """A forward's sums as one float64 vector (float32 where there is no float64). Raises TypeError for another dtype."""
+    """A forward's sums as one float64 vector (float32 where that is all there is). Raises TypeError for a sum
+    that is not float32."""
     for name, value in sums.items():
-        if getattr(value, 'dtype', None) != torch.float32:
-            raise TypeError(f'forward returned {name!r} as {getattr(value, "dtype", type(value))}, expected a float32 tensor')
+        kind = getattr(value, 'dtype', type(value))
+        if kind != torch.float32:
+            raise TypeError(f'forward returned {name!r} as {kind}, expected a float32 tensor')
     wide = torch.float32 if sums['loss'].device.type == 'mps' else torch.float64
     return torch.cat([value.detach().reshape(-1).to(wide) for value in sums.values()])
 
 
 def unflatten(vector, like):
-    """The sums by name again, from the front of such a vector; one forward's sums tell names and shapes."""
+    """The sums by name, from the front of such a vector; `like`, one forward's, has names and shapes."""
     sizes = [value.numel() for value in like.values()]
     return {name: part.view(like[name].shape) for name, part in zip(like, vector[:sum(sizes)].split(sizes))}
 
@@ -127,9 +133,9 @@ def reported(net, total):
 
 
 def gradients(net, split, micro_batches, ahead, autocast, scale, progress):
-    """Add up the gradient of the summed loss x scale over this process's micro-batches: (sums, their flat total).
+    """Add up the gradient of the summed loss x scale over this process's micro-batches: (sums, their total).
 
-    Processes exchange gradients after the last micro-batch only; the rows `ahead` are read while the device computes."""
+    Processes exchange gradients after the last only; the rows `ahead` are read while the device computes."""
     total = 0
     for i, rows in enumerate(micro_batches):
         last = i == len(micro_batches) - 1
@@ -145,13 +151,13 @@ def gradients(net, split, micro_batches, ahead, autocast, scale, progress):
 
 @torch.no_grad()
 def evaluate(net, split, batch_size, autocast, progress, seed, stopping):
-    """The metrics over all rows of `split`, shared among the processes and exact for any number of them; None if stopped.
-    Eager: compiling a second graph would cost more than it saves."""
+    """The metrics over all rows of `split`, shared among the processes, exact for any number of them; None if
+    stopped. Eager: to compile a second graph would cost more than it saves."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     batches, total = split.evaluation(batch_size), 0
     net.eval()
     for i in range(rank, len(batches) + rank, world):       # as many rounds on every rank
-        seed_noise(seed, i, *split.split.encode())
+        seed_noise(seed, i, *split.name.encode())
         with autocast:
             sums = net.forward(**split.batch(batches[i % len(batches)]), **progress)
         total = total + flatten(sums) * (i < len(batches))
@@ -171,17 +177,20 @@ def swap(weights, average):
 
 def compiler_failed(error):
     """Whether an exception is torch.compile's rather than the model's."""
-    return any(kind.__module__.startswith(('torch._dynamo', 'torch._inductor')) for kind in type(error).__mro__)
+    modules = [kind.__module__ for kind in type(error).__mro__]
+    return any(module.startswith(('torch._dynamo', 'torch._inductor')) for module in modules)
 
 
 if __name__ == '__main__':
-    # Everything is checked before anything is written. The keys of a run to resume fill those that were not given.
+    # Everything is checked before anything is written. A resumed run's keys fill those that were not given.
     settings = configurator.read(__file__, sys.argv[1:], configurator.ROOT / 'config' / 'train_stdlib.py')
     this = run.Run(settings, start)
     globals().update(settings.knobs)
-    rank, local_rank, world = (int(os.environ.get(*key)) for key in (('RANK', 0), ('LOCAL_RANK', 0), ('WORLD_SIZE', 1)))
+    rank, local_rank, world = (int(os.environ.get(name, i)) for i, name in
+                               ((0, 'RANK'), (0, 'LOCAL_RANK'), (1, 'WORLD_SIZE')))
     device, dtype, compile, reasons = configurator.resolve(device, dtype, compile)
-    keys = settings.knobs | {'device': device, 'dtype': dtype, 'compile': compile, 'threads': threads or torch.get_num_threads()}
+    keys = settings.knobs | {'device': device, 'dtype': dtype, 'compile': compile,
+                             'threads': threads or torch.get_num_threads()}
     meta = data.ensure(dataset, prepare)
     module = import_module(f'models.{model}')
     info = {f.name: meta['info'][f.name] for f in dataclasses.fields(module.Config) if f.name in meta['info']}
@@ -193,13 +202,16 @@ if __name__ == '__main__':
         problems += str(error).split('\n')
     micro_batch_size = micro_batch_size or max(batch_size // world, 1)
     for least, most, names in (
-            (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'), (1e-12, 1e3, 'learning_rate'),
-            (0, math.inf, 'warmup_iters epochs weight_decay grad_clip patience sample_interval keep_interval threads'),
-            (0, learning_rate, 'min_lr'), (0, 1 - 1e-9, 'beta1 beta2 momentum ema'), (0, 2**32 - 1, 'seed')):
+            (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'),
+            (0, math.inf, 'warmup_iters epochs weight_decay grad_clip'),
+            (0, math.inf, 'patience sample_interval keep_interval threads'),
+            (0, 2**32 - 1, 'seed'), (1e-12, 1e3, 'learning_rate'), (0, learning_rate, 'min_lr'),
+            (0, 1 - 1e-9, 'beta1 beta2 momentum ema')):
         problems += [f'{name} must be from {least} to {most:g}, got {globals()[name]}'
                      for name in names.split() if not least <= globals()[name] <= most]
     if not problems and batch_size % (micro_batch_size * world):
-        problems.append(f'batch_size {batch_size} is not divisible by micro_batch_size {micro_batch_size} x {world} processes')
+        problems.append(f'batch_size {batch_size} is not divisible by micro_batch_size {micro_batch_size} '
+                        f'x {world} processes')
     if eval_split not in meta['splits']:
         problems.append(f'eval_split {eval_split!r}: {dataset} has {", ".join(meta["splits"])}')
     if problems:
@@ -226,11 +238,12 @@ if __name__ == '__main__':
 
     # The data, the model, its optimizers.
     arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
-    splits = {name: data.Split(dataset, name, [a for a in arguments if a != 'progress'], getattr(config, 'block_size', 0),
-                               device, pad_to) for name in meta['splits']}
+    splits = {name: data.Split(dataset, name, [a for a in arguments if a != 'progress'],
+                               getattr(config, 'block_size', 0), device, pad_to) for name in meta['splits']}
     train = splits['train']
     if len(train) < batch_size:
-        raise Refused(f'{dataset} has {len(train)} rows to train on, fewer than batch_size {batch_size}: --batch_size={len(train)}')
+        raise Refused(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
+                      f'--batch_size={len(train)}')
     max_iters = round(epochs * (len(train) // batch_size)) or max_iters
     warmup = round(warmup_iters * (max_iters if warmup_iters < 1 else 1))
     if warmup >= max_iters:
@@ -242,14 +255,14 @@ if __name__ == '__main__':
         this.say(f'not taken from {init_from}: {line}')
     if this.checkpoint:
         if this.checkpoint['data'] != data.hashes(meta):
-            raise Refused(f'{dataset} is not what {out_dir} was trained on; --init_from=scratch begins anew', code=3)
+            raise Refused(f'{dataset} is not what {out_dir} was trained on: --init_from=scratch', code=3)
         configurator.fit(net, this.checkpoint['model'])
     buffers = list(net.buffers())
     trained = [p for p in net.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in trained] if ema else []
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum)
     step, evaluated, best, stale = 0, 0, {}, 0                  # the best evaluation, and how many came since
-    scale, streak = 2.0**16 if dtype == 'float16' else 1.0, 0   # of the loss; > 0 good steps, < 0 bad steps in a row
+    scale, streak = 2.0**16 if dtype == 'float16' else 1.0, 0   # of the loss; good (> 0) or bad steps in a row
 
     def at(share):
         """What the loop itself gives to a model that asks for it: how much of the run is over."""
@@ -270,11 +283,13 @@ if __name__ == '__main__':
         return evaluate(net, splits[name], micro_batch_size, autocast, at(1.0), seed, stopping)
 
     def snapshot(**more):
-        """What a checkpoint holds: all that is needed to go on, and to use the model without this run or its data."""
-        return {'format': run.FORMAT, 'model': net.state_dict(), 'optimizers': [o.state_dict() for o in optimizers],
-                'ema': average, 'step': step, 'evaluated': evaluated, 'best': best, 'stale': stale, 'scale': scale,
-                'streak': streak, 'done': False, 'seconds': this.seconds, 'keys': keys, 'config': dataclasses.asdict(config),
-                'info': meta['info'], 'tokenizer': meta['tokenizer'], 'data': data.hashes(meta), 'versions': run.versions()} | more
+        """What a checkpoint holds: all one needs to go on, and to use the model without this run or its data."""
+        return {'format': run.FORMAT, 'model': net.state_dict(), 'ema': average,
+                'optimizers': [o.state_dict() for o in optimizers], 'scale': scale, 'streak': streak,
+                'step': step, 'evaluated': evaluated,
+                'best': best, 'stale': stale, 'done': False, 'seconds': this.seconds, 'keys': keys,
+                'config': dataclasses.asdict(config), 'info': meta['info'], 'tokenizer': meta['tokenizer'],
+                'data': data.hashes(meta), 'versions': run.versions()} | more
 
     if eval_only:
         this.say(f'{eval_split} at step {this.checkpoint["step"]}: {run.listed(judge(net, eval_split))}')
@@ -287,9 +302,9 @@ if __name__ == '__main__':
         for own, saved in zip(average, this.checkpoint['ema']):
             own.copy_(saved)
     parameters = sum(p.numel() for p in net.parameters())
-    this.open(step, keys=keys, config=dataclasses.asdict(config), parameters=parameters, processes=world,
-              machine=run.machine(device), versions=run.versions(), data=data.hashes(meta))
-    this.say(f'{model} of {parameters / 1e6:.2f} M parameters, {dataset} of {len(train):,} rows an epoch; {reasons}')
+    this.open(step, keys=keys, config=dataclasses.asdict(config), parameters=parameters, monitor=net.monitor,
+              processes=world, machine=run.machine(device), versions=run.versions(), data=data.hashes(meta))
+    this.say(f'{model} of {parameters / 1e6:.2f} M parameters, {dataset} of {len(train):,} rows; {reasons}')
     if compile:
         net.compile(fullgraph=True, dynamic=bool(train.ragged))
     wrapped = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if distributed else net
@@ -307,8 +322,11 @@ if __name__ == '__main__':
                 (name, goal), before, evaluated = net.monitor, best, step
                 value, sign = metrics[name], 1 if goal == 'max' else -1
                 better = sign * value > sign * best['value'] if best else math.isfinite(value)
-                best, stale = ({'name': name, 'value': value, 'step': step}, 0) if better else (best, stale + 1)
-                this.log('eval', step=step, split='val', seconds=this.seconds, **metrics)
+                if better:
+                    best, stale = {'name': name, 'value': value, 'step': step}, -1
+                stale += 1
+                this.log('eval', step=step, epoch=step * batch_size / len(train), split='val',
+                         seconds=this.seconds, **metrics)
                 this.say(f'step {step}: val {run.listed(metrics)}' + ', the best so far' * better)
                 if better and not this.save('best.pt', snapshot(ema=[])):
                     best = before
@@ -330,14 +348,15 @@ if __name__ == '__main__':
         before = [buffer.clone() for buffer in buffers]
         following = micro_batches(step + 1)[0] if step + 1 < max_iters else None
         try:
-            sums, vector = gradients(wrapped, train, micro_batches(step), following, autocast, scale, at(step / max_iters))
+            sums, vector = gradients(wrapped, train, micro_batches(step), following, autocast, scale,
+                                     at(step / max_iters))
         except RuntimeError as error:
             if 'out of memory' in str(error) or "can't allocate memory" in str(error):
-                raise Refused(f'out of memory; try --micro_batch_size={max(micro_batch_size // 2, 1)} (the same run, in smaller '
-                              f'parts), --dtype=bfloat16, or a smaller model', code=5)
+                raise Refused(f'out of memory; try --micro_batch_size={max(micro_batch_size // 2, 1)} (the '
+                              'same run in smaller parts), --dtype=bfloat16, or a smaller model', code=5)
             if not compile or not compiler_failed(error):
                 raise
-            this.say(f'torch.compile failed ({str(error).strip().splitlines()[0][:120]}); going on without it, same step again')
+            this.say(f'torch.compile failed: {str(error).strip()[:80]!r}; the same step again without it')
             compile, net._compiled_call_impl = False, None
             for p in trained:
                 p.grad = None
@@ -346,9 +365,10 @@ if __name__ == '__main__':
         if distributed:
             dist.all_reduce(vector)
         count = unflatten(vector, sums)['count']
-        torch._foreach_mul_([p.grad for p in trained], (world / (count * scale)).float())   # undoes DDP's mean, too
+        share = (world / (count * scale)).float()               # DDP has divided by world
+        torch._foreach_mul_([p.grad for p in trained], share)
         norm = nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
-        vector = torch.cat([vector, norm.to(vector).view(1)]).cpu().double()                # the step's one synchronisation
+        vector = torch.cat([vector, norm.to(vector).view(1)]).cpu().double()    # the one synchronisation
         total, (flag, norm) = unflatten(vector, sums), vector[-2:].tolist()
         finite = math.isfinite(norm) and math.isfinite(total['loss'])
         if finite:
@@ -366,12 +386,12 @@ if __name__ == '__main__':
             scale *= 0.5 if not finite else 2 if streak % 2000 == 0 else 1
         step += 1
         if step % log_interval == 0 or not finite:
-            this.progress(step, max_iters, batch_size, epoch=step * batch_size / len(train), **reported(net, total),
-                          objective=(total['loss'] / total['count']).item(), lr=lr, grad_norm=norm, scale=scale,
-                          skipped=not finite, memory=run.memory(device))
+            this.progress(step, max_iters, batch_size, epoch=step * batch_size / len(train),
+                          **reported(net, total), objective=(total['loss'] / total['count']).item(), lr=lr,
+                          grad_norm=norm, scale=scale, skipped=not finite, memory=run.memory(device))
         if not finite and (scale < 1e-3 if dtype == 'float16' else streak <= -10):
-            raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; what {out_dir} holds is from before; '
-                          f'try --learning_rate={learning_rate / 3:.1g} or --warmup_iters={2 * warmup + 100}', code=6)
+            raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; what {out_dir} holds '
+                          f'is from before; try --learning_rate={learning_rate / 3:.1g}', code=6)
         if flag:
             stopped = this.signal or 15
         elif this.unsaved > 600:
@@ -381,7 +401,7 @@ if __name__ == '__main__':
     if stopped:
         if not this.save('last.pt', snapshot()):
             raise SystemExit(4)
-        this.say(f'stopped and saved at step {step} of {max_iters}; to go on: {run.command(init_from="auto")}')
+        this.say(f'stopped at step {step} of {max_iters}, saved; to go on: {run.command(init_from="auto")}')
         raise SystemExit(128 + stopped)
     if distributed:
         dist.barrier()                          # best.pt is there for all
@@ -395,10 +415,12 @@ if __name__ == '__main__':
         if export and this.master:
             run.write(export, run.read(this.path / 'best.pt') | {'optimizers': [], 'ema': []})
     saved = this.save('last.pt', snapshot(done=True))
+    this.log('done', step=step, best=best, seconds=this.seconds)
     this.say(this.verdict(best, step))
     if distributed:
         dist.destroy_process_group()
     if not saved:
         raise SystemExit(4)
-    if target and not (best and (best['value'] <= target if net.monitor[1] == 'min' else best['value'] >= target)):
-        raise Refused(f'target missed: val {net.monitor[0]} is {best.get("value")}, asked for {target}', code=7)
+    name, goal = net.monitor
+    if target and not (best and (best['value'] <= target if goal == 'min' else best['value'] >= target)):
+        raise Refused(f'target missed: val {name} is {best.get("value")}, asked for {target}', code=7)

@@ -1,4 +1,4 @@
-"""The reader against naive references: which rows an epoch has, what a batch holds, which damage is refused."""
+"""The reader against naive references: the rows of an epoch, the values of a batch, the damage it refuses."""
 import inspect, json, os, re, sys, textwrap
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def test_evaluation_of_a_stream_has_every_target_once(tmp_path, N, T):
         windows = [split.batch(rows)['tokens'] for rows in split.evaluation(size)]
         assert [target for w in windows for target in w[:, 1:].flatten().tolist()] == list(range(1, N))
         assert all(len(w) <= size and torch.equal(w[:, :-1] + 1, w[:, 1:]) for w in windows)
-        rest = (N - 1) % T                                      # targets of the shorter last window, by itself
+        rest = (N - 1) % T              # targets of the shorter last window, a batch of its own
         assert all(w.size(1) == T + 1 for w in windows[:-1])
         assert windows[-1].shape == (1, rest + 1) if rest else windows[-1].size(1) == T + 1
         assert all(map(np.array_equal, split.evaluation(size), split.evaluation(size)))
@@ -87,9 +87,8 @@ def test_steps_walk_through_one_plan_after_another(tmp_path):
 
 @pytest.mark.parametrize('kind', ['stream', 'ragged'])
 def test_rows_are_a_function_of_seed_and_step_alone(tmp_path, kind):
-    make = (lambda path: stream(path, 500, 7)) if kind == 'stream' else (lambda path: texts(path,
-                                                                                            range(1, 60))[1])
-    one, other = make(tmp_path / 'a'), make(tmp_path / 'b')
+    paths = tmp_path / 'one', tmp_path / 'other'
+    one, other = (stream(p, 500, 7) if kind == 'stream' else texts(p, range(1, 60))[1] for p in paths)
     forward = [one.rows(step, 8, 5) for step in range(25)]
     np.random.seed(1), torch.manual_seed(1)
     backward = [other.rows(step, 8, 5) for step in reversed(range(25))][::-1]
@@ -98,7 +97,7 @@ def test_rows_are_a_function_of_seed_and_step_alone(tmp_path, kind):
 
 
 def test_fewer_tokens_than_a_window_are_refused_in_train_only(tmp_path):
-    with pytest.raises(Refused, match='8 tokens; block_size 8 needs at least 9') as refused:
+    with pytest.raises(Refused, match='8 tokens.* block_size 8 needs.* 9') as refused:
         stream(tmp_path / 'x', 8, 8)
     assert refused.value.code == 3
     assert len(stream(tmp_path / 'x', 9, 8)) == 1
@@ -150,9 +149,7 @@ def test_rows_of_similar_length_go_together_within_pools(tmp_path, monkeypatch):
     assert all(a[1] < b[0] for a, b in zip(sorted(spans), sorted(spans)[1:])) and spans != sorted(spans)
     monkeypatch.setattr(data, 'POOL', 5)
     for epoch in 0, 1:
-        plan = split.plan(epoch, 8,
-                          1)      # six pools of 40 rows: six batches have the shortest rows of a pool
-        spans = sorted((lengths[batch].min(), lengths[batch].max()) for batch in plan)
+        spans = sorted((lengths[batch].min(), lengths[batch].max()) for batch in split.plan(epoch, 8, 1))
         assert np.mean([high - low for low, high in spans]) < 240 / 5
         assert any(a[1] > b[0] for a, b in zip(spans, spans[1:]))
     monkeypatch.setattr(data, 'POOL', 1)
@@ -182,16 +179,15 @@ def test_the_longest_field_sorts_first(tmp_path):
                (('src', src), ('tgt', tgt)))
 
 
-@pytest.mark.parametrize('split, info, kept', [('train', {'too_long': 'drop'}, range(1, 11)),
-                                               ('train', {'too_long': 'cut'}, range(1, 21)),
-                                               ('train', {}, range(1, 21)),
-                                               ('val', {'too_long': 'drop'}, range(1, 21))])
+@pytest.mark.parametrize('split, info, kept', [
+    ('train', {'too_long': 'drop'}, 10), ('train', {'too_long': 'cut'}, 20), ('train', {}, 20),
+    ('val', {'too_long': 'drop'}, 20)])
 def test_rows_that_are_too_long_are_dropped_in_train_if_asked_else_cut(tmp_path, split, info, kept):
     rows, found = texts(tmp_path / 'x', range(1, 21), split, info, block_size=10)
     if split == 'train':
-        assert len(found) == len(kept) and seen(found, 1, 1)[1] == {n - 1 for n in kept}
+        assert len(found) == kept and seen(found, 1, 1)[1] == set(range(kept))
     else:
-        assert sorted(np.concatenate(found.evaluation(3))) == [n - 1 for n in kept]
+        assert sorted(np.concatenate(found.evaluation(3))) == [*range(kept)]
     batch = found.batch(np.arange(20))
     assert batch['text'].shape == (20, 10)
     for row, text in zip(rows, batch['text'].tolist()):
@@ -230,7 +226,7 @@ def test_a_field_the_model_reads_and_the_data_lack_is_refused_with_both_lists(to
 
 @pytest.mark.parametrize('fields, kinds', [({'tokens': np.zeros(0, int)}, {'tokens': 'stream'}),
                                            ({'tokens': np.ones(1, int)}, {'tokens': 'stream'}),
-                                           ({'text': [], 'label': np.zeros(0, int)}, {'text': 'ragged'}),
+                                           ({'text': [np.zeros(0, int)]}, {'text': 'ragged'}),
                                            ({'label': np.zeros(0, int)}, {})])
 def test_a_split_of_nothing_is_refused(tmp_path, fields, kinds):
     data.save(str(tmp_path / 'x'), {'val': fields}, kinds=kinds, info={'vocab_size': 9, 'n_class': 9})
@@ -241,23 +237,29 @@ def test_a_split_of_nothing_is_refused(tmp_path, fields, kinds):
 
 # --- types
 
-@pytest.mark.parametrize('values, dtype',
-                         [([0, 65535], 'uint16'), ([0, 65536], 'uint32'), ([70_000, 1], 'uint32'),
-                                           ([2**32 - 1, 0], 'uint32'),
-                          (np.array([1, 255], np.uint8), 'uint8'),
-                                           ([32768, 40000], 'uint16'), (np.array([2**31], '>i8'), 'uint32')])
+@pytest.mark.parametrize('values, dtype', [
+    ([0, 65535], 'uint16'), ([0, 65536], 'uint32'), ([70_000, 1], 'uint32'), ([2**32 - 1, 0], 'uint32'),
+    (np.array([1, 255], np.uint8), 'uint8'), ([32768, 40000], 'uint16'),
+    (np.array([2**31], '>i8'), 'uint32')])
 def test_integers_take_the_smallest_type_and_come_back_as_they_were(tmp_path, values, dtype):
     for field, kind in ('label', 'fixed'), ('tokens', 'stream'), ('text', 'ragged'):
-        rows = [values, values] if kind == 'ragged' else np.asarray([*values, *values],
-                                                                    np.asarray(values).dtype)
-        meta = data.save(str(tmp_path / 'x'), {'val': {field: rows}}, kinds={field: kind})
+        rows = [values, values] if kind == 'ragged' else np.concatenate([values, values])
+        data.save(str(tmp_path / 'x'), {'val': {field: rows}}, kinds={field: kind})
+        meta = data.check(str(tmp_path / 'x'))
         assert meta['splits']['val'][field]['dtype'] == dtype
-        assert np.fromfile(tmp_path / f'x/val.{field}.bin',
-                           f'<u{np.dtype(dtype).itemsize}').tolist() == [*values] * 2
+        raw = np.fromfile(tmp_path / f'x/val.{field}.bin', np.dtype(dtype).newbyteorder('<'))
+        assert raw.tolist() == [*values, *values]
         split = data.Split(str(tmp_path / 'x'), 'val', [field],
                            2 * len(values) - 1 if kind == 'stream' else 0)
         batch = split.batch(split.evaluation(9)[0])[field]
         assert batch.dtype == torch.int64 and batch.flatten().tolist() == [*values, *values]
+
+
+def test_a_row_of_nothing_makes_no_floats_of_the_others(tmp_path):
+    data.save(str(tmp_path / 'x'), {'val': {'text': [[2**24 + 1, 2], [], [3]]}}, kinds={'text': 'ragged'})
+    assert data.check(str(tmp_path / 'x'))['splits']['val']['text']['dtype'] == 'uint32'
+    batch = data.Split(str(tmp_path / 'x'), 'val', ['text']).batch(np.arange(3))
+    assert batch['text'].tolist() == [[2**24 + 1, 2], [0, 0], [3, 0]]
 
 
 @pytest.mark.parametrize('values', [[-1, 5], [2**32], [2**40, 3]])
@@ -277,7 +279,7 @@ def test_a_fixed_field_of_any_shape_comes_back_as_it_was(tmp_path, array):
     split = data.Split(str(tmp_path / 'x'), 'val', ['mask'])
     found = split.batch(np.arange(len(array)))['mask']
     assert found.tolist() == array.tolist()
-    assert found.dtype == torch.uint8 or array.dtype != np.uint8        # images wait for the model to scale them
+    assert (found.dtype == torch.uint8) == (array.dtype == np.uint8)        # the model scales images
 
 
 # --- memory maps
@@ -307,8 +309,8 @@ def test_a_memory_map_gives_the_same_batches_read_ahead_or_not(tmp_path, monkeyp
             expected, found = resident.batch(rows, following), mapped.batch(rows, following)
             assert expected.keys() == found.keys() == set(fields)
             for field in fields:
-                assert torch.equal(expected[field],
-                                   found[field]) and expected[field].dtype == found[field].dtype, name
+                assert torch.equal(expected[field], found[field]), name
+                assert expected[field].dtype == found[field].dtype
     for rows in resident.evaluation(7):
         assert all(map(torch.equal, resident.batch(rows).values(), mapped.batch(rows).values()))
 
@@ -357,11 +359,11 @@ FILES = {'odd length': (cut(-1), 'expected 5000 bytes, found 4999'),
          'whole tokens missing': (cut(-200), '5000.*4800'), 'empty': (cut(0), 'expected 5000 bytes, found 0'),
          'missing': (Path.unlink, 'expected 5000 bytes, found'),
          'a directory': (directory, 'expected 5000 bytes, found'), 'longer': (cut(5002), '5000.*5002'),
-         'beyond the vocabulary': (beyond, 'expected values below vocab_size 11, found 11')}
+         'beyond the vocabulary': (beyond, 'expected values below .*11, found 11')}
 
 
 def meta_with(tokens={}, **changes):
-    """Rewrites keys of meta.json; None removes one. `tokens` are changes to what it says of train.tokens.bin."""
+    """Rewrites keys of meta.json, None removes one; `tokens` are keys of what it says of train's tokens."""
     def damage(file):
         meta = json.loads(file.read_text(encoding='utf-8'))
         for place, edits in (meta['splits']['train']['tokens'], tokens), (meta, changes):
@@ -409,15 +411,14 @@ def test_a_damaged_file_is_refused_by_name_with_expected_and_found(toy, name):
     assert re.search(f'train.tokens.bin: .*{words}', refuses(toy))
 
 
-@pytest.mark.parametrize('field, limit',
-                         [('label', 'n_class'), ('src', 'vocab_size'), ('text', 'vocab_size')])
+@pytest.mark.parametrize('field, limit', [('label', 'n_class'), ('src', 'vocab_size'), ('tgt', 'vocab_size')])
 def test_values_beyond_what_info_says_are_refused(tmp_path, field, limit):
+    kinds = {'src': 'stream', 'tgt': 'stream'}
     for highest in 6, 7:
-        data.save(str(tmp_path / 'x'), {'val': {field: [3, highest, 0]}}, info={limit: 7})
+        data.save(str(tmp_path / 'x'), {'val': {field: [3, highest, 0]}}, kinds, info={limit: 7})
         if highest == 6:
             data.Split(str(tmp_path / 'x'), 'val', [field])
-    with pytest.raises(Refused,
-                       match=f'val.{field}.bin: expected values below {limit} 7, found 7') as refused:
+    with pytest.raises(Refused, match=f'val.{field}.bin: expected .*7, found 7') as refused:
         data.Split(str(tmp_path / 'x'), 'val', [field])
     assert refused.value.code == 3
 
@@ -428,12 +429,16 @@ def test_a_damaged_meta_is_refused_by_name(toy, name):
     assert toy in refuses(toy)
 
 
-@pytest.mark.parametrize('file, damage',
-                         [('train.tokens.bin', FILES['odd length'][0]), ('train.tokens.bin', beyond),
-                                          ('val.tokens.bin', cut(0)), ('val.tokens.bin', directory),
-                                          ('meta.json', cut(100)), ('meta.json', METAS['no info']),
-                                          ('meta.json', meta_with(tokenizer=None)),
-                          ('meta.json', METAS['no train'])])
+def train_renamed(file):
+    file.write_text(file.read_text(encoding='utf-8').replace('"train"', '"trian"'), encoding='utf-8')
+    for path in file.parent.glob('train.*'):
+        path.rename(path.with_name('trian.tokens.bin'))
+
+
+@pytest.mark.parametrize('file, damage', [
+    ('train.tokens.bin', cut(-1)), ('train.tokens.bin', beyond), ('val.tokens.bin', cut(0)),
+    ('val.tokens.bin', directory), ('meta.json', cut(100)), ('meta.json', METAS['no info']),
+    ('meta.json', meta_with(tokenizer=None)), ('meta.json', train_renamed)])
 def test_train_refuses_damaged_data_before_it_writes(launch, toy, tmp_path, file, damage):
     damage(Path(toy, file))
     code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/run')
@@ -449,7 +454,7 @@ def test_hashes_find_a_changed_byte_that_sizes_do_not(tmp_path, file):
     raw[2] ^= 1
     (tmp_path / 'x' / file).write_bytes(raw)
     data.check(str(tmp_path / 'x'))
-    with pytest.raises(Refused, match=f'{file}: its sha256') as refused:
+    with pytest.raises(Refused, match=f'{file}: .*sha256') as refused:
         data.check(str(tmp_path / 'x'), hashes=True)
     assert refused.value.code == 3
 
@@ -489,13 +494,13 @@ def own(tmp_path, monkeypatch):
 def test_what_is_not_there_is_prepared_and_other_options_are_refused_with_both(own):
     assert data.ensure(own, '--size=32')['options']['size'] == 32
     assert data.ensure(own, '--size=32') == data.ensure(own)
-    with pytest.raises(Refused, match="size: prepared with 32, asked for '128'") as refused:
+    with pytest.raises(Refused, match='(?s)prepared with.*32.*asked for.*128') as refused:
         data.ensure(own, '--size=128 --flip=False')
     assert refused.value.code == 3 and 'prepare.py --size=128' in str(refused.value)
     assert Path(own, 'prepared').read_text() == 'once '
 
 
-@pytest.mark.parametrize('options', ['--flip', '--flip=true', '--size=32 --flip=True', '--size=3.2e1'])
+@pytest.mark.parametrize('options', ['--flip', '--size=32 --flip=True', '--size=3.2e1'])
 def test_options_mean_what_they_mean_to_the_script(own, options):
     meta = data.ensure(own, options)
     assert data.ensure(own, options) == meta
@@ -521,7 +526,7 @@ def test_without_the_data_and_a_network_it_says_so(launch, tmp_path):
     (tmp_path / 'far').mkdir(), (tmp_path / 'mirror').mkdir()
     (tmp_path / 'far/prepare.py').write_text(
         "import sys\nfrom data.download import fetch\n"
-        f"fetch('far', 'a.txt', ['http://127.0.0.1:9/a.txt'], '{'ab' * 32}', folder={str(tmp_path / 'raw')!r})\n")
+        f"fetch('far', 'a.txt', ['http://127.0.0.1:9/a.txt'], '{'ab' * 32}', folder='{tmp_path}/raw')\n")
     code, text = launch('train.py', *TINY, f'--dataset={tmp_path}/far', f'--out_dir={tmp_path}/run',
                         env={'DATA_MIRROR': str(tmp_path / 'mirror')})
     assert code == 3 and 'Traceback' not in text, text
@@ -563,7 +568,7 @@ def test_own_text_has_one_meaning(launch, tmp_path, raw, text):
     characters = meta['tokenizer']['characters']
     assert ''.join(characters[i] for part in ids for i in part) == text
     assert len(ids[0]) == int(0.9 * len(text))
-    assert meta['info']['vocab_size'] == len(characters) == len(set(text)) and characters == ''.join(sorted(characters))
+    assert characters == ''.join(sorted(set(text))) and meta['info']['vocab_size'] == len(characters)
 
 
 @pytest.mark.parametrize('raw, words', [(b'', 'found 0 characters'), (b'\xef\xbb\xbf', 'found 0 characters'),
@@ -572,7 +577,7 @@ def test_own_text_has_one_meaning(launch, tmp_path, raw, text):
                                         (LINE.encode('utf-16'), '0xff at 0')])
 def test_what_is_no_text_is_refused(launch, tmp_path, raw, words):
     code, output = prepare(launch, tmp_path, raw)
-    assert code == 3 and words in output and 'own text.txt' in output and len(output.splitlines()) == 1, output
+    assert code == 3 and words in output and 'own text.txt' in output and output.count('\n') == 1, output
     assert not (tmp_path / 'mine').exists()
 
 
@@ -608,7 +613,8 @@ def test_text_shorter_than_a_window_is_refused_with_advice_that_helps(launch, tm
     argv = ['--n_layer=1', '--n_head=1', '--n_embd=8', '--max_iters=2', '--device=cpu',
             f'--dataset={tmp_path}/mine', f'--out_dir={tmp_path}/run', '--block_size=256']
     code, output = launch('train.py', *argv)
-    assert code == 3 and len(output.splitlines()) == 1 and '256' in output and not (tmp_path / 'run').exists(), output
+    assert code == 3 and output.count('\n') == 1 and '256' in output, output
+    assert not (tmp_path / 'run').exists()
     for _ in range(3):      # do as one is told, until it is content
         advice = [word.rstrip('.,;') for word in output.split() if word.startswith('--') and '=' in word]
         argv += advice

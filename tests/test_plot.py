@@ -15,14 +15,15 @@ STDLIB = str(ROOT / 'config' / 'train_stdlib.py')
 
 
 def write_log(folder, losses, seed=1, test=None, more=(), **keys):
-    """A run, read from a log with a train and an eval line of each loss, at steps 10, 20, ..., and `more` lines."""
+    """The run of a log with a train and an eval line for each loss, at steps 10, 20, ..., and `more`."""
     keys = KEYS | {'out_dir': str(folder), 'seed': seed} | keys
     config = {key: keys.pop(key, value) for key, value in {'n_layer': 2, 'dropout': 0.0}.items()}
-    lines = [{'event': 'config', 'step': 0, 'keys': keys, 'config': config, 'parameters': 1234, 'machine': 'a lathe',
-              'processes': 1, 'versions': {'torch': '2.13', 'git': 'abc'}}]
+    lines = [{'event': 'config', 'step': 0, 'keys': keys, 'config': config, 'parameters': 1234,
+              'machine': 'a lathe', 'processes': 1, 'versions': {'torch': '2.13', 'git': 'abc'}}]
     for i, loss in enumerate(losses, 1):
         at = {'step': 10 * i, 'loss': loss, 'seconds': seed + i}
-        lines += [{'event': 'train', **at, 'epoch': i / 2, 'lr': 0.1 / i}, {'event': 'eval', **at, 'split': 'val'}]
+        lines += [{'event': 'train', **at, 'epoch': i / 2, 'lr': 0.1 / i},
+                  {'event': 'eval', **at, 'split': 'val'}]
     if test is not None:
         lines.append({'event': 'eval', 'step': 10, 'split': 'test', 'loss': test, 'seconds': 99.0})
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,8 @@ def test_what_is_not_finite_is_a_gap(tmp_path):
     assert plot.summary(one)['best'] == 2
 
 
-@pytest.mark.parametrize('options', [{}, {'x': 'seconds'}, {'x': 'epoch', 'log': 'y'}, {'what': 'lr', 'log': 'xy'}])
+@pytest.mark.parametrize('options', [{}, {'x': 'seconds'}, {'x': 'epoch', 'log': 'y'},
+                                     {'what': 'lr', 'log': 'xy'}])
 def test_a_picture_is_written(tmp_path, options, capsys):
     runs = [write_log(tmp_path / f'{seed}{layers}', [5, 3 / seed, 2], seed=seed, n_layer=layers)
             for seed in (1, 2) for layers in range(1, 10)]
@@ -149,7 +151,7 @@ def test_a_row_is_mean_and_sample_deviation_over_seeds(tmp_path, capsys):
     std = f'{np.std(bests, ddof=1):.4f}'
     assert re.split('  +', first) == ['muon', f'{np.mean(bests):.4f} ± {std} (3)', '20',
                                       f'{np.mean(bests) + 1:.4f} ± {std}', '99 ± 0', '0, 1, 2']
-    assert re.split('  +', second) == ['sgd', '4.0000 (1)', '10', '-', '4', '1']
+    assert re.split('  +', second) == ['sgd', '4.0000 (1)', '10', '-', '3', '1']
     assert notes[1].startswith('val loss: loss (nats) over the whole split, the minimum')
     assert notes[3] == 'steps 20; parameters 1,234; machine a lathe; commit abc; torch 2.13'
 
@@ -203,8 +205,8 @@ def test_results_with_no_place_for_the_table_are_left_alone(tmp_path, results, t
 
 @pytest.fixture
 def fake(monkeypatch):
-    """In train.py's place: leaves a log and a last.pt, or diverges above a learning rate of 1. The arguments that it
-    was given, launch by launch."""
+    """In train.py's place: leaves a log and a last.pt, or diverges above a learning rate of 1. The value
+    is the list of arguments that it was given."""
     launched = []
 
     def launch(arguments, folder):

@@ -32,7 +32,7 @@ def imported(node):
 
 
 def text_without_encoding(node, name):
-    """Whether a call opens text in whatever encoding the machine has. `x.open` is not meant: archives open bytes."""
+    """Whether a call opens text in whatever encoding the machine has. Not `x.open`: archives open bytes."""
     called = name.rsplit('.', 1)[-1] if name.endswith(('.read_text', '.write_text')) else name
     if called not in TEXT or any(k.arg == 'encoding' for k in node.keywords) or len(node.args) > TEXT[called]:
         return False
