@@ -121,6 +121,6 @@ def ablate(runs, name=''):
 if __name__ == '__main__':
     keys = {'help', *configurator.declared(__file__)}
     own = [a for a in sys.argv[1:] if a[:2] != '--' or a[2:].partition('=')[0] in keys]
-    settings = configurator.read(__file__, own)
+    settings = configurator.read(__file__, own, words=True)
     globals().update(settings.knobs)
     ablate(plan(settings.files, [a for a in sys.argv[1:] if a not in own], seeds, out_dir), name)

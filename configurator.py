@@ -55,7 +55,7 @@ class Key:
         if text and want is not str:
             try:
                 value = evaluate(ast.parse(value.strip(), mode='eval').body)
-            except (SyntaxError, ValueError, RecursionError):
+            except UNREADABLE:
                 pass        # still a string, and so refused just below
         if type(value) is want:
             return value
@@ -97,8 +97,9 @@ def declared(path, config=False):
     return keys
 
 
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-             ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow}
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow,
+             ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv, ast.USub: operator.neg}
+UNREADABLE = SyntaxError, ValueError, RecursionError, MemoryError      # what ast.parse and evaluate may raise
 
 
 def evaluate(node):
@@ -109,18 +110,17 @@ def evaluate(node):
                 return node.value
             case ast.Constant(value=int() | float()):
                 value = node.value
-            case ast.UnaryOp(op=ast.USub()):
-                value = -evaluate(node.operand)
-            case ast.BinOp() if type(node.op) in OPERATORS:
-                left, right = evaluate(node.left), evaluate(node.right)
-                if isinstance(node.op, ast.Pow) and abs(right) > 64:
-                    raise ValueError('has an exponent above 64')
-                value = OPERATORS[type(node.op)](left, right)
+            case ast.UnaryOp(op=ast.USub()) | ast.BinOp() if type(node.op) in OPERATORS:
+                operands = [evaluate(x) for x in ast.iter_child_nodes(node) if isinstance(x, ast.expr)]
+                large = isinstance(node.op, ast.Pow) and abs(operands[1]) > 64
+                if large or not {*map(type, operands)} <= {int, float}:
+                    raise ValueError('is not arithmetic of numbers, with exponents of at most 64')
+                value = OPERATORS[type(node.op)](*operands)
             case _:
                 raise ValueError('is not a literal or arithmetic of numbers; nothing is ever executed')
         if math.isfinite(value):
             return value
-    except (ArithmeticError, TypeError):    # 1 / 0, an int beyond all floats, a complex number, 'a' * 3
+    except (ArithmeticError, TypeError):    # 1 / 0, an int beyond all floats, a complex number
         pass
     raise ValueError('is not a finite number')
 
@@ -131,7 +131,7 @@ def parse(path):
         body = ast.parse(Path(path).read_text(encoding='utf-8-sig')).body
     except OSError as error:
         return [], [f'{path}: {error.strerror}; config files are in {ROOT / "config"}']
-    except (SyntaxError, UnicodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         return [], [f'{path}:{getattr(error, "lineno", 1)}: cannot be read: {getattr(error, "msg", error)}']
     found, problems = [], []
     for node in body:
@@ -142,16 +142,16 @@ def parse(path):
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 try:
                     found.append((name, evaluate(value), where))
-                except (ValueError, RecursionError) as error:
+                except UNREADABLE as error:
                     problems.append(f'{where}: {name} {error}')
             case _:
                 problems.append(f'{where}: expected `name = value`; config files are never executed')
     return found, problems
 
 
-def read(script, argv, config=''):
-    """Settings of `script` from its defaults, then config files and `--key=value` in their order. Where no
-    config file is named, the keys of `config` count as defaults, not as given.
+def read(script, argv, config='', words=False):
+    """Settings of `script` from its defaults, then config files and `--key=value` in their order. Unless a
+    config file or model is named, the keys of `config` count as defaults. `words`: other arguments are legal.
 
     From here on a Refused ends the process with its lines and exit code. --help prints every key and exits.
     Raises Refused for all problems at once: where each stands, what was expected, the nearest legal key."""
@@ -159,23 +159,23 @@ def read(script, argv, config=''):
     keys, fields = declared(script), {}
     found, problems, files = [], [], [a for a in argv if a[:1] != '-' or a == '-']
     configs = [a for a in files if a.endswith('.py')] if 'model' in keys else []
-    for argument in argv if configs or not config else [str(config), *argv]:
+    default = config and not configs and not any(a.startswith('--model=') for a in argv)
+    for argument in [str(config), *argv] if default else argv:
         name, equals, value = argument[2:].partition('=')
         if argument[:2] == '--' and name != 'help':
             found.append((name, value if equals else None, COMMAND_LINE))
-        elif argument in configs or argument == str(config):
+        elif argument in configs or default and argument == str(config):
             lines, more = parse(argument)
             found, problems = found + lines, problems + more
-        elif argument[:1] == '-' and argument not in ('-', '-h', '--help'):
-            problems.append(f'{argument}: expected --key=value')
+        elif argument not in ('-h', '--help') and not (words and argument in files):
+            problems.append(f'{argument!r}: expected --key=value' + ' or a config file' * bool(config))
     if 'model' in keys:
         keys['model'].choices = tuple(sorted(p.stem for p in (ROOT / 'models').glob('[a-z]*.py')))
         model = next((v for n, v, _ in reversed(found) if n == 'model'), keys['model'].default)
         if model in keys['model'].choices:
             fields = declared(ROOT / 'models' / f'{model}.py', config=True)
-    if '--help' in argv or '-h' in argv:
-        print(usage(script, keys, fields))
-        raise SystemExit(0)
+        else:       # one problem is enough
+            found = [line for line in found if line[0] in keys]
 
     settings = Settings({name: key.default for name, key in keys.items()}, {}, {}, files)
     for name, value, where in found:
@@ -191,15 +191,18 @@ def read(script, argv, config=''):
                 problems.append(f'{where}: {name}: {error}')
                 continue
             (settings.knobs if name in keys else settings.fields)[name] = value
-            if configs or where == COMMAND_LINE or not config:
+            if not default or where == COMMAND_LINE:
                 settings.given[name] = where
+    if '--help' in argv or '-h' in argv:
+        print(usage(script, keys, fields, settings.knobs | settings.fields))
+        raise SystemExit(0)
     if problems:
         raise Refused(*problems, f'`python {Path(script).name} --help` shows every key')
     return settings
 
 
-def usage(script, keys, fields):
-    """The help text: the script's docstring, then every key in its group."""
+def usage(script, keys, fields, values):
+    """The help text: the script's docstring, then every key in its group, with the value it would have."""
     lines, group = [ast.get_docstring(ast.parse(Path(script).read_text(encoding='utf-8')))], None
     for key in [*keys.values(), *fields.values()]:
         heading = 'of the model' if key.name in fields else key.group
@@ -207,7 +210,8 @@ def usage(script, keys, fields):
             group = heading
             lines += ['', f'{group}:']
         choices = f'  [{" | ".join(map(str, key.choices))}]' if key.choices else ''
-        lines.append(f'  --{key.name}={key.default}'.ljust(30) + f' {key.comment}{choices}')
+        value = values.get(key.name, key.default)
+        lines.append(f'  --{key.name}={value}'.ljust(30) + f' {key.comment}{choices}')
     return '\n'.join(lines)
 
 
@@ -219,6 +223,17 @@ def explain(kind, error, trace):
         raise SystemExit(error.code)
     if issubclass(kind, KeyboardInterrupt):
         raise SystemExit(130)
+    if issubclass(kind, BrokenPipeError):       # nobody reads on: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(0)
+    if issubclass(kind, MemoryError) or 'out of memory' in str(error) or 'allocate memory' in str(error):
+        while trace.tb_next and 'micro_batch_size' not in trace.tb_frame.f_globals:
+            trace = trace.tb_next
+        half = max(trace.tb_frame.f_globals.get('micro_batch_size', 2) // 2, 1)
+        print(f'out of memory: {str(error).splitlines()[0][:200]}', 'what is saved is intact; try',
+              f'  --micro_batch_size={half}, the same run in smaller parts', '  --dtype=bfloat16',
+              '  a smaller model, or shorter or smaller rows', sep='\n', file=sys.stderr)
+        raise SystemExit(5)
     sys.__excepthook__(kind, error, trace)
 
 
@@ -231,8 +246,9 @@ def resolve(device='auto', dtype='auto', compile='auto'):
     if device == 'auto':
         device = next(kind for kind in ('cuda', 'mps', 'cpu') if kind in here)
         why['device'] = 'no GPU found' if device == 'cpu' else 'found'
-    kind = device.split(':')[0]
-    if kind not in here:
+    kind, colon, index = device.partition(':')
+    count = torch.cuda.device_count() if kind == 'cuda' else 1
+    if kind not in here or colon and not (index.isdecimal() and int(index) < count):
         raise Refused(f'device {device!r} is not here; this machine has {", ".join(here)}')
     if dtype == 'auto':
         native = {'cuda': lambda: torch.cuda.is_bf16_supported(including_emulation=False),
@@ -254,14 +270,15 @@ def build(checkpoint, device='cpu'):
     fit the checkpoint."""
     from importlib import import_module
     name, fields = checkpoint['keys']['model'], checkpoint['config']
-    path = ROOT / 'models' / f'{name}.py'
-    if not path.exists():
-        raise Refused(f'the checkpoint is of a model {name!r}, and there is no {path}')
-    unknown = sorted(set(fields) - set(declared(path, config=True)))
-    if unknown:
-        raise Refused(f'the checkpoint has fields that the Config in {path} lacks: {", ".join(unknown)}')
+    known = sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py'))
+    if name not in known:
+        raise Refused(f'the checkpoint is of a model {name!r}; there are {", ".join(known)}')
     module = import_module(f'models.{name}')
-    model = module.Model(module.Config(**fields))
+    try:
+        config = module.Config(**fields)
+    except (TypeError, ValueError) as error:
+        raise Refused(f'the checkpoint does not fit the Config of models/{name}.py: {error}')
+    model = module.Model(config)
     fit(model, checkpoint['model'])
     return model.to(device).eval()
 
@@ -286,8 +303,8 @@ def load(path, device='cpu'):
     return build(run.read(run.find(path)), device)
 
 
-def doctor():
-    """Print what this machine offers and what to run next, a line each."""
+def doctor(verify=False):
+    """Print what this machine offers and what to run next; `verify` checks the hashes of the data as well."""
     import platform, shutil, socket, threading
     import torch
     import data
@@ -307,7 +324,8 @@ def doctor():
     print(f'compiler  {shutil.which("c++") or shutil.which("cl") or "none, so no --compile=True on a CPU"}')
     print(f'memory    {data.free_memory(torch.device("cpu")) / 2**30:.1f} GiB free')
     print(f'disk      {shutil.disk_usage(ROOT).free / 2**30:.1f} GiB free')
-    for folder in sorted(path.parent for path in (ROOT / 'data').glob('*/prepare.py')):
+    files = [*ROOT.glob('data/*/prepare.py'), *ROOT.glob('data/*/meta.json')]
+    for folder in sorted({file.parent for file in files}):
         try:
             state = 'not prepared yet'
             if (folder / 'meta.json').exists():
@@ -323,5 +341,5 @@ def doctor():
 
 
 if __name__ == '__main__':
-    globals().update(read(__file__, sys.argv[1:]).knobs)
-    doctor()
+    import configurator     # not this __main__: its Refused is the one that is raised
+    configurator.doctor(configurator.read(__file__, sys.argv[1:]).knobs['verify'])

@@ -252,7 +252,7 @@ def frame(name):
 
 
 if __name__ == '__main__':
-    settings = configurator.read(__file__, sys.argv[1:])
+    settings = configurator.read(__file__, sys.argv[1:], words=True)
     globals().update(settings.knobs)
     if not settings.files:
         raise Refused('of which runs? as in: python plot.py out/a out/b')

@@ -17,9 +17,9 @@ from configurator import ROOT, Refused
 
 FORMAT = 1
 SCHEMA = {'model': dict, 'keys': dict, 'config': dict, 'step': int}     # what every checkpoint has
-MODES = 'auto', 'scratch', 'resume'                                         # of init_from; else it is a path
-FIXED = 'model dataset prepare seed batch_size pad_to optimizer'.split()    # decide on shapes and rows
-COMMAND = 'out_dir init_from eval_only eval_split export target'.split()    # are a command's, never a run's
+MODES = 'auto', 'scratch', 'resume'                                             # of init_from; else a path
+FIXED = 'model dataset prepare seed batch_size pad_to optimizer'.split()        # decide on shapes and rows
+COMMAND = 'out_dir init_from eval_only eval_split export target verify'.split()  # a command's, never a run's
 
 
 # --- checkpoints
@@ -43,6 +43,7 @@ def read(path):
         for key, kind in SCHEMA.items() if found == FORMAT else ():
             if not isinstance(state[key], kind):
                 raise ValueError(f'{key}: expected {kind.__name__}, found {type(state[key]).__name__}')
+        state['keys']['model'], state['tokenizer']
     except Exception as error:                      # damage may show itself in any way
         reason = f'{type(error).__name__}: {str(error).strip().splitlines()[:1]}'
         raise Refused(f'{path} is not a whole checkpoint of nanozoo ({reason})')
@@ -164,7 +165,8 @@ class Run:
     def _announce(self, knobs, name, changes):
         """Say what is resumed, or that there is nothing to do."""
         step = self.checkpoint['step']
-        if self.checkpoint['done'] and not (self.mode == 'resume' and knobs['max_iters'] > step):
+        more = knobs['max_iters'] > step or knobs['epochs'] > self.checkpoint['keys']['epochs']
+        if self.checkpoint['done'] and not (self.mode == 'resume' and more):
             self.say(f'{self.path} is a finished run and is left alone; to train on: --init_from=resume and '
                      'a larger --max_iters; to begin anew: --init_from=scratch')
             self.say(self.verdict(self.checkpoint['best'], step, self.checkpoint['seconds']))

@@ -37,6 +37,7 @@ export = ''             # a file for the best weights, config and tokenizer alon
 # --- data and model
 dataset = 'stdlib'      # a folder in data/, or a path
 prepare = ''            # options of its prepare.py, as on a command line
+verify = False          # recompute the sha256 of the data first
 model = 'gpt'           # a file in models/; its Config fields are keys too
 batch_size = 16         # rows per step, all processes and micro-batches together
 micro_batch_size = 0    # rows that go through the model at once, what fits; 0: batch_size / processes
@@ -86,9 +87,9 @@ def lr_factor(step, schedule, warmup, total, floor=0.0):
 
 
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum):
-    """[optimizers] that own every trained parameter once. Decay is for weights of two dimensions and more, but
-    embeddings. Muon (Jordan 2024) is for the weights of Linears inside a ModuleList, its updates scaled to the
-    size of AdamW's so that one learning rate serves; AdamW is for the rest."""
+    """[optimizers] that own every trained parameter once. Decay is for weights of two dimensions and more,
+    not for embeddings. Muon (Jordan 2024) is for the weights of Linears inside a ModuleList; its updates are
+    scaled to the size of AdamW's, so that one learning rate serves. AdamW is for the rest."""
     trained = [p for p in net.parameters() if p.requires_grad]
     embeddings = {m.weight for m in net.modules() if isinstance(m, nn.Embedding)}
     inner = {m.weight for blocks in net.modules() if isinstance(blocks, nn.ModuleList)
@@ -191,7 +192,7 @@ if __name__ == '__main__':
     device, dtype, compile, reasons = configurator.resolve(device, dtype, compile)
     keys = settings.knobs | {'device': device, 'dtype': dtype, 'compile': compile,
                              'threads': threads or torch.get_num_threads()}
-    meta = data.ensure(dataset, prepare)
+    meta = data.ensure(dataset, prepare, verify)
     module = import_module(f'models.{model}')
     info = {f.name: meta['info'][f.name] for f in dataclasses.fields(module.Config) if f.name in meta['info']}
     problems = [f'{name} is {info[name]!r} in the data set {dataset}, got {value!r}'
@@ -204,7 +205,7 @@ if __name__ == '__main__':
     for least, most, names in (
             (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'),
             (0, math.inf, 'warmup_iters epochs weight_decay grad_clip'),
-            (0, math.inf, 'patience sample_interval keep_interval threads'),
+            (0, math.inf, 'patience sample_interval keep_interval'), (0, 1024, 'threads'),
             (0, 2**32 - 1, 'seed'), (1e-12, 1e3, 'learning_rate'), (0, learning_rate, 'min_lr'),
             (0, 1 - 1e-9, 'beta1 beta2 momentum ema')):
         problems += [f'{name} must be from {least} to {most:g}, got {globals()[name]}'
@@ -262,7 +263,7 @@ if __name__ == '__main__':
     average = [p.detach().clone() for p in trained] if ema else []
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum)
     step, evaluated, best, stale = 0, 0, {}, 0                  # the best evaluation, and how many came since
-    scale, streak = 2.0**16 if dtype == 'float16' else 1.0, 0   # of the loss; good (> 0) or bad steps in a row
+    scale, streak = 2.0**16 if dtype == 'float16' else 1.0, 0   # of the loss; good or (< 0) bad steps on end
 
     def at(share):
         """What the loop itself gives to a model that asks for it: how much of the run is over."""
@@ -283,7 +284,7 @@ if __name__ == '__main__':
         return evaluate(net, splits[name], micro_batch_size, autocast, at(1.0), seed, stopping)
 
     def snapshot(**more):
-        """What a checkpoint holds: all one needs to go on, and to use the model without this run or its data."""
+        """What a checkpoint holds: all one needs to go on, or to use the model without run and data."""
         return {'format': run.FORMAT, 'model': net.state_dict(), 'ema': average,
                 'optimizers': [o.state_dict() for o in optimizers], 'scale': scale, 'streak': streak,
                 'step': step, 'evaluated': evaluated,
@@ -351,9 +352,6 @@ if __name__ == '__main__':
             sums, vector = gradients(wrapped, train, micro_batches(step), following, autocast, scale,
                                      at(step / max_iters))
         except RuntimeError as error:
-            if 'out of memory' in str(error) or "can't allocate memory" in str(error):
-                raise Refused(f'out of memory; try --micro_batch_size={max(micro_batch_size // 2, 1)} (the '
-                              'same run in smaller parts), --dtype=bfloat16, or a smaller model', code=5)
             if not compile or not compiler_failed(error):
                 raise
             this.say(f'torch.compile failed: {str(error).strip()[:80]!r}; the same step again without it')
@@ -390,8 +388,8 @@ if __name__ == '__main__':
                           **reported(net, total), objective=(total['loss'] / total['count']).item(), lr=lr,
                           grad_norm=norm, scale=scale, skipped=not finite, memory=run.memory(device))
         if not finite and (scale < 1e-3 if dtype == 'float16' else streak <= -10):
-            raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; what {out_dir} holds '
-                          f'is from before; try --learning_rate={learning_rate / 3:.1g}', code=6)
+            raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; {out_dir} keeps '
+                          f'what was before; try --learning_rate={learning_rate / 3:.1g}', code=6)
         if flag:
             stopped = this.signal or 15
         elif this.unsaved > 600:
@@ -412,9 +410,10 @@ if __name__ == '__main__':
             this.log('eval', step=best['step'], split='test', seconds=this.seconds, **metrics)
             this.say(f'test, with the best of val: {run.listed(metrics)}')
         this.say(sample.preview(chosen, meta))
-        if export and this.master:
-            run.write(export, run.read(this.path / 'best.pt') | {'optimizers': [], 'ema': []})
     saved = this.save('last.pt', snapshot(done=True))
+    if export and best:
+        weights = run.read(this.path / 'best.pt') | {'optimizers': [], 'ema': []}
+        saved = this.save(os.path.abspath(export), weights) and saved
     this.log('done', step=step, best=best, seconds=this.seconds)
     this.say(this.verdict(best, step))
     if distributed:

@@ -1,4 +1,4 @@
-"""A small GPT that learns to write Python from the source text of Python's own library: `python train.py` alone runs this."""
+"""A small GPT that learns Python from the source text of its library; `python train.py` runs this."""
 
 dataset = 'stdlib'
 
@@ -6,7 +6,6 @@ n_layer = 6
 n_head = 3
 n_embd = 192
 block_size = 256
-dropout = 0.1
 flash = False       # on a CPU, attention by hand is the faster one
 batch_size = 6
 max_iters = 1800

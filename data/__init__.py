@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import configurator
 from configurator import ROOT, Refused
 
 FORMAT = 1
+DTYPES = 'uint8', 'uint16', 'uint32', 'float32'
 POOL = 100          # batches of ragged rows that are sorted by length together
 RESIDENT = 2e9      # bytes; a larger data set is memory-mapped
 
@@ -54,6 +56,8 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
             'source': source}
     for split, fields in splits.items():
         specs = meta['splits'][split] = {}
+        if 'stream' not in kinds.values() and len({*map(len, fields.values())}) > 1:
+            raise ValueError(f'the fields of {split} have different numbers of rows')
         for field, rows in fields.items():
             file = path / f'{split}.{field}.bin'
             specs[field] = {'kind': kinds.get(field, 'fixed')}
@@ -62,7 +66,7 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
                 beside = file.with_suffix('.offsets.bin')
                 offsets.tofile(beside)
                 specs[field] |= {'rows': len(rows), 'offsets_sha256': digest(beside)}
-                rows = np.concatenate(rows)
+                rows = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
             array = np.ascontiguousarray(smallest(rows))
             array.tofile(file)
             specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': digest(file)}
@@ -90,8 +94,17 @@ def check(name, hashes=False):
         meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
         if meta['format'] != FORMAT:
             raise damaged(path / 'meta.json', f'format {FORMAT}', meta['format'])
+        meta['splits']['train'], meta['tokenizer'], meta['options'].items()
+        if not all(isinstance(meta['info'].get(key, 0), int) for key in ('vocab_size', 'n_class')):
+            raise ValueError('vocab_size or n_class is no integer')
         for split, fields in meta['splits'].items():
+            rows = {spec.get('rows', spec['shape'][0]) for spec in fields.values()}
+            if len(rows) != 1:
+                raise ValueError(f'the fields of {split} have different numbers of rows: {sorted(rows)}')
             for field, spec in fields.items():
+                if (spec['kind'] not in ('fixed', 'stream', 'ragged') or spec['dtype'] not in DTYPES
+                        or spec['kind'] != 'fixed' and len(spec['shape']) != 1):
+                    raise ValueError(f'{split}.{field} is of an unknown kind, dtype or shape')
                 size = np.dtype(spec['dtype']).itemsize * math.prod(spec['shape'])
                 files = [(f'{split}.{field}.bin', size, spec['sha256'])]
                 if spec['kind'] == 'ragged':
@@ -103,7 +116,7 @@ def check(name, hashes=False):
                         raise damaged(file, f'{size} bytes', found)
                     if hashes and digest(file) != sha256:
                         raise damaged(file, f'sha256 {sha256}', digest(file))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path / 'meta.json', 'a whole meta.json', f'{type(error).__name__}: {error}')
     return meta
 
@@ -117,10 +130,17 @@ def locked(path):
         yield
 
 
-def ensure(name, prepare=''):
+def ensure(name, prepare='', verify=False):
     """The meta.json of a data set; if it is not there one process prepares it while the others wait. Raises
     Refused if that cannot be, or if it was prepared with other options than those in `prepare`."""
-    path = folder(name)
+    path, asked = folder(name), {}
+    try:
+        options = shlex.split(prepare)
+    except ValueError as error:
+        raise Refused(f'prepare={prepare!r}: {error}')
+    if options:
+        settings = configurator.read(path / 'prepare.py', options)
+        asked = {key: settings.knobs[key] for key in settings.given}
     if not (path / 'meta.json').exists():
         if not (path / 'prepare.py').exists():
             known = sorted(file.parent.name for file in (ROOT / 'data').glob('*/prepare.py'))
@@ -128,12 +148,11 @@ def ensure(name, prepare=''):
                           'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME', code=3)
         with locked(path):
             if not (path / 'meta.json').exists():
-                argv, sys.argv = sys.argv, [str(path / 'prepare.py'), *shlex.split(prepare)]
+                argv, sys.argv = sys.argv, [str(path / 'prepare.py'), *options]
                 runpy.run_path(sys.argv[0], run_name='__main__')
                 sys.argv = argv
-    meta = check(name)
-    asked = dict(option.lstrip('-').partition('=')[::2] for option in shlex.split(prepare))
-    there = {key: str(meta['options'].get(key)) for key in asked}
+    meta = check(name, verify)
+    there = {key: meta['options'].get(key) for key in asked}
     if there != asked:
         raise Refused(f'{path} was prepared with {there}, asked for is {asked}',
                       f'prepare it again: python {path}/prepare.py {prepare}', code=3)
@@ -142,8 +161,8 @@ def ensure(name, prepare=''):
 
 def hashes(meta):
     """What tells one data set from another: {'train.tokens': sha256, ...}."""
-    return {f'{split}.{field}': spec['sha256'] for split, fields in meta['splits'].items()
-            for field, spec in fields.items()}
+    return {f'{split}.{field}': spec['sha256'] + spec.get('offsets_sha256', '')
+            for split, fields in meta['splits'].items() for field, spec in fields.items()}
 
 
 # --- reading
@@ -193,6 +212,8 @@ class Split:
             if split == 'train' and info.get('too_long') == 'drop':
                 self.indices = self.indices[~long]
             self.lengths = {field: np.minimum(n, block_size) for field, n in self.lengths.items()}
+        if not self.stream and not len(self.indices):
+            raise Refused(f'{path}: all rows of {split} are longer than block_size {block_size}', code=3)
         if self.stream and self.size < (block_size + 1 if split == 'train' else 2):
             raise Refused(f'{path}: {split} has {self.size:,} tokens, block_size {block_size} needs '
                           f'{block_size + 1:,}: more text, or --block_size={self.size // 2}', code=3)
@@ -220,11 +241,12 @@ class Split:
             rows = rng.integers(min(T, self.size - n * T)) + T * rng.permutation(n)
         else:
             rows = self.indices[rng.permutation(n)]
-        pool = POOL * batch_size if self.ragged else n
-        pools = [self.by_length(rows[i:i + pool]) for i in range(0, n, pool)]
-        batches = np.concatenate([rows[:len(rows) // batch_size * batch_size] for rows in pools])
-        batches = batches.reshape(-1, batch_size)
-        return batches[rng.permutation(len(batches))] if self.ragged else batches
+        rows = rows[:n // batch_size * batch_size]
+        if not self.ragged:
+            return rows.reshape(-1, batch_size)
+        pool = POOL * batch_size
+        rows = np.concatenate([self.by_length(rows[i:i + pool]) for i in range(0, len(rows), pool)])
+        return rng.permutation(rows.reshape(-1, batch_size))
 
     def by_length(self, rows):
         """`rows` sorted by length, that of the longest field first; as they are if they have no lengths."""
@@ -275,14 +297,16 @@ class Split:
             values = array[place(rows)[:, None] + torch.arange(width + 1, device=array.device)]  # (B, T + 1)
         elif kind == 'ragged':
             lengths = self.lengths[field][rows]
-            width = -(-int(lengths.max()) // self.pad_to) * self.pad_to
+            width = -(-max(1, int(lengths.max())) // self.pad_to) * self.pad_to
+            width = min(width, self.block_size or width)
             column = torch.arange(width, device=array.device)
             at = place(self.starts[field][rows])[:, None] + column                      # (B, width)
             values = array[at.clamp(max=len(array) - 1)]
             values = values.masked_fill(column >= place(lengths)[:, None], 0)           # 0 is padding
         else:
             values = array[place(rows)]
-        if kind != 'fixed' or values.dim() == 1 and not values.is_floating_point():
+        pixels = kind == 'fixed' and values.dim() > 1 and array.element_size() == 1
+        if not pixels and not values.is_floating_point():
             values = values.long() & 2 ** (8 * array.element_size()) - 1                # unsigned again
         return values.pin_memory() if self.device.type == 'cuda' and not self.resident else values
 

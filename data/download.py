@@ -138,6 +138,7 @@ def unpack(archive, names, max_bytes):
                 while read(stream, 1 << 16):
                     pass        # on to the end, where gzip keeps its checksum
     except Exception as error:      # whatever a hostile archive makes the readers raise
-        raise Refused(f'{archive}: {member}: {str(error) or type(error).__name__}; remove it to have it fetched again', code=3)
+        reason = str(error) or type(error).__name__
+        raise Refused(f'{archive}: {member}: {reason}; remove it to have it fetched again', code=3)
     if names - met:
         raise Refused(f'{archive}: it has no {" and no ".join(sorted(names - met))}', code=3)

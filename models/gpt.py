@@ -1,9 +1,9 @@
 """A decoder-only transformer (Radford et al. 2018), modern and small.
 
-Predict the next token from those before it. Each block adds to a residual stream what attention gathers from earlier
-positions, then what an MLP makes of each position alone. Since GPT-2: rotary positions (Su et al. 2021) instead of learned
-ones, RMSNorm without parameters (Zhang & Sennrich 2019), normed queries and keys (Henry et al. 2020), squared ReLU (So et
-al. 2021), no biases, and blocks that start as the identity.
+Predict the next token from those before it. Each block adds to a residual stream what attention gathers from
+earlier positions, then what an MLP makes of each position alone. New since GPT-2: rotary positions (Su et al.
+2021), RMSNorm without parameters (Zhang & Sennrich 2019), normed queries and keys (Henry et al. 2020),
+squared ReLU (So et al. 2021), no biases, and blocks that begin as the identity.
 
     tokens (B, T + 1) -> x (B, T, n_embd) -> n_layer x Block -> logits (B, T, vocab_size)
 """
@@ -27,7 +27,7 @@ class Config:
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # how a position is told
     flash: bool = True              # scaled_dot_product_attention; False: attention as the paper writes it
     tie: bool = False               # one matrix for embedding and output
-    label_smoothing: float = 0.0    # share of the target spread over the vocabulary; never part of the reported loss
+    label_smoothing: float = 0.0    # share of the target spread over the vocabulary; not in the reported loss
 
     def __post_init__(self):
         problems = [f'{name} must be at least 1, got {getattr(self, name)}'
@@ -47,13 +47,13 @@ def norm(x):
 
 
 def angles(position, width):
-    """Angle of every position for each of width / 2 frequencies, 10000^(-2i / width) radians a token: (..., width / 2)."""
+    """Angle of each position at width / 2 frequencies of 10000^(-2i / width) radians: (..., width / 2)."""
     frequency = 10000.0 ** (-torch.arange(0, width, 2, device=position.device).float() / width)
     return position[..., None] * frequency
 
 
 def rotate(x, cos, sin):
-    """Turn the pairs (x_i, x_{i + hs / 2}) by their position's angle: scores then depend on distance alone (RoPE)."""
+    """Turn each pair (x_i, x_{i + hs / 2}) by its position's angle: scores then depend on distance alone."""
     (a, b), cos, sin = x.chunk(2, -1), cos.to(x.dtype), sin.to(x.dtype)     # (..., T, hs / 2) each
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
@@ -70,10 +70,10 @@ class Attention(nn.Module):
 
     def forward(self, x, rope, bias, past=None):
         B, T, _ = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)          # (3, B, nh, T, hs)
+        qkv = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
         q, k = rotate(norm(qkv[:2]), *rope) if rope else norm(qkv[:2])
         v = qkv[2]
-        if past is not None:                                                # the cache: keys and values made before
+        if past is not None:                                                # the cache: what was made before
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)   # (B, nh, S, hs)
         if self.config.flash:
             y = F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None)
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
 
     def weights(self, q, k, bias):
-        """softmax(q k^T / sqrt(hs) + bias), where bias is -inf for what a query may not see: (B, nh, T, S)."""
+        """softmax(q k^T / sqrt(hs) + bias), where -inf is for what a query may not see: (B, nh, T, S)."""
         if bias is None:
             bias = torch.full((q.size(2), k.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
         return (q / math.sqrt(q.size(-1)) @ k.mT + bias).softmax(-1).to(q.dtype)
@@ -132,8 +132,8 @@ class Model(nn.Module):
         self.init()
 
     def init(self):
-        """Normal embeddings; matrices uniform in +-sqrt(3 / fan_in), so of unit gain; zero for what closes a block and for the
-        output: every block begins as the identity and the first loss is ln V."""
+        """Normal embeddings; matrices uniform in +-sqrt(3 / fan_in), of unit gain; zeros to close a block
+        and for the output: each block begins as the identity and the first loss is ln V."""
         for name, weight in self.named_parameters():
             if name.endswith('proj.weight') or name == 'head.weight':
                 nn.init.zeros_(weight)
@@ -147,16 +147,17 @@ class Model(nn.Module):
         return self.continued(tokens, torch.arange(tokens.size(1), device=tokens.device))[0]
 
     def continued(self, tokens, position, bias=None, past=None):
-        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past`: a pair (B, nh, S, hs) per block; and the new
-        `past`. `bias` (B, 1, T, S + T) is 0 where a query may look, else -inf; None: at itself and what came before."""
+        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past`, a pair (B, nh, S, hs) each;
+        and the new past. `bias` (B, 1, T, S + T) is -inf where a query may not look, else 0; None: ahead."""
         x, rope = self.embed(tokens), None
         if self.config.pos == 'learned':
             x = x + self.embed_pos(position)
         elif self.config.pos == 'sinusoidal':
             angle = angles(position, self.config.n_embd)
-            x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)     # Vaswani et al. 2017, section 3.5
+            x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)     # Vaswani et al. 2017, 3.5
         elif self.config.pos == 'rope':
-            angle = angles(position, self.config.n_embd // self.config.n_head // 2 * 2).unsqueeze(-3)   # (..., 1, T, hs / 2)
+            head_size = self.config.n_embd // self.config.n_head // 2 * 2
+            angle = angles(position, head_size).unsqueeze(-3)                   # (..., 1, T, hs / 2)
             rope = angle.cos(), angle.sin()
         x, new = self.drop(norm(x)), []
         for i, block in enumerate(self.blocks):
@@ -167,10 +168,10 @@ class Model(nn.Module):
     def forward(self, tokens):
         """Sums over windows (B, T + 1): negative log likelihood in nats, tokens, and the loss to minimise."""
         logits, target = self.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
-        nll = F.cross_entropy(logits, target, reduction='sum')
-        loss = nll
-        if self.config.label_smoothing:
-            loss = F.cross_entropy(logits, target, reduction='sum', label_smoothing=self.config.label_smoothing)
+        nll = loss = F.cross_entropy(logits, target, reduction='sum')
+        smoothing = self.config.label_smoothing
+        if smoothing:
+            loss = F.cross_entropy(logits, target, reduction='sum', label_smoothing=smoothing)
         return {'loss': loss, 'count': torch.full_like(nll, target.numel()), 'nll': nll}
 
     def metrics(self, total):
@@ -181,22 +182,23 @@ class Model(nn.Module):
     def generate(self, prompts, max_new_tokens, choose, cache=True):
         """Yield (B,) new ids, `max_new_tokens` times; stop whenever you have seen enough.
 
-        prompts: lists of ids, of different lengths if need be (not empty); choose: (B, V) logits -> (B,) ids, as in search.py.
-        When the context is full its older half is dropped and the rest read anew. cache=False reads all of it every time.
+        prompts: lists of ids, not empty, of different lengths if need be; choose: (B, V) logits -> (B,) ids.
+        A full context drops its older half and reads the rest anew. cache=False reads all of it every time.
         """
-        device, longest = self.embed.weight.device, max(map(len, prompts))
+        device, longest, T = self.embed.weight.device, max(map(len, prompts)), self.config.block_size
         tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
         start = torch.tensor([longest - len(p) for p in prompts], device=device)    # where each prompt begins
         past = None
         for _ in range(max_new_tokens):
-            drop = 0 if tokens.size(1) <= self.config.block_size else tokens.size(1) - (self.config.block_size + 1) // 2
-            if drop:
+            if tokens.size(1) > T:
+                drop = tokens.size(1) - (T + 1) // 2
                 tokens, start, past = tokens[:, drop:], (start - drop).clamp(min=0), None
             slot = torch.arange(tokens.size(1), device=device)
-            new = slot[-1 if past else 0:]                                          # those not yet in the cache
-            seen = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)     # (B, new, T)
+            new = slot[-1 if past else 0:, None]                            # (N, 1), those not in the cache
+            seen = (new >= slot) & (slot >= start[:, None, None]) | (new == slot)           # (B, N, S)
             bias = torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)[:, None]
-            position = (new - start[:, None]).clamp(min=0)                          # (B, new)
+            new = new.flatten()
+            position = (new - start[:, None]).clamp(min=0)                  # (B, N)
             logits, past = self.continued(tokens[:, new], position, bias, past)
             past = past if cache else None
             chosen = choose(logits[:, -1])

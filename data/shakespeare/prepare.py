@@ -3,7 +3,7 @@
     python data/shakespeare/prepare.py
     python data/shakespeare/prepare.py --input=diary.txt --out=diary      # then train.py --dataset=diary
 
-The text must be UTF-8. A byte order mark is dropped and CRLF or CR ends a line as LF does.
+The text must be UTF-8. A byte order mark is dropped, and CRLF or CR ends a line as LF does.
 """
 import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
 from pathlib import Path
@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 import configurator, data
+from configurator import Refused
 from data.download import fetch
 from data.tokenizer import Characters
 
-# of this script
+# --- options
 input = ''              # a UTF-8 text file of your own; empty: Tiny Shakespeare, downloaded
 out = 'shakespeare'     # name of the data set
 
@@ -28,24 +29,25 @@ def text_of(path):
         raw = Path(path).read_bytes()
         text = raw.decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
     except OSError as error:
-        raise configurator.Refused(f'{path}: {error.strerror}', code=3)
+        raise Refused(f'{path}: {error.strerror}', code=3)
     except UnicodeDecodeError as error:
-        raise configurator.Refused(f'{path}: expected UTF-8 text, found byte 0x{raw[error.start]:02x} at {error.start:,}', code=3)
+        byte = raw[error.start]
+        raise Refused(f'{path}: expected UTF-8 text, found byte 0x{byte:02x} at {error.start:,}', code=3)
     if len(text) < 20:
-        raise configurator.Refused(f'{path}: expected text, found {len(text)} characters', code=3)
+        raise Refused(f'{path}: expected text, found {len(text)} characters', code=3)
     return text
 
 
 if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).knobs)
-    if input and out == 'shakespeare':
-        raise configurator.Refused('give your own text a name: --out=NAME')
+    if not out or input and (data.folder(out) / 'prepare.py').exists():
+        raise Refused(f'--out={out}: give your own text a name of its own')
     file = Path(input) if input else fetch('shakespeare', 'input.txt', [URL], SHA256)
     text = text_of(file)
     tokenizer = Characters(''.join(sorted(set(text))))
     ids = np.array(tokenizer.encode(text))
     cut = int(len(ids) * 0.9)
-    data.save(out, {'train': {'tokens': ids[:cut]}, 'val': {'tokens': ids[cut:]}}, kinds={'tokens': 'stream'},
-              info={'vocab_size': tokenizer.vocab_size}, tokenizer=tokenizer.json(), options={'input': input},
-              source=[{'url': '' if input else URL, 'sha256': data.digest(file)}])
+    data.save(out, {'train': {'tokens': ids[:cut]}, 'val': {'tokens': ids[cut:]}}, {'tokens': 'stream'},
+              {'vocab_size': tokenizer.vocab_size}, tokenizer.json(), {'input': input},
+              [{'url': input or URL, 'sha256': data.digest(file)}])
     print(f'{data.folder(out)}: {cut:,} + {len(ids) - cut:,} characters of {tokenizer.vocab_size} kinds')
