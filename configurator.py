@@ -303,7 +303,7 @@ def load(path, device='cpu'):
     return build(run.read(run.find(path)), device)
 
 
-def doctor(verify=False):
+def doctor(root, verify=False):
     """Print what this machine offers and what to run next; `verify` checks the hashes of the data as well."""
     import platform, shutil, socket, threading
     import torch
@@ -323,8 +323,8 @@ def doctor(verify=False):
     print(f'settings  {resolve()[-1]}')
     print(f'compiler  {shutil.which("c++") or shutil.which("cl") or "none, so no --compile=True on a CPU"}')
     print(f'memory    {data.free_memory(torch.device("cpu")) / 2**30:.1f} GiB free')
-    print(f'disk      {shutil.disk_usage(ROOT).free / 2**30:.1f} GiB free')
-    files = [*ROOT.glob('data/*/prepare.py'), *ROOT.glob('data/*/meta.json')]
+    print(f'disk      {shutil.disk_usage(root).free / 2**30:.1f} GiB free')
+    files = [*root.glob('data/*/prepare.py'), *root.glob('data/*/meta.json')]
     for folder in sorted({file.parent for file in files}):
         try:
             state = 'not prepared yet'
@@ -342,4 +342,4 @@ def doctor(verify=False):
 
 if __name__ == '__main__':
     import configurator     # not this __main__: its Refused is the one that is raised
-    configurator.doctor(configurator.read(__file__, sys.argv[1:]).knobs['verify'])
+    configurator.doctor(ROOT, configurator.read(__file__, sys.argv[1:]).knobs['verify'])

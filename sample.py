@@ -68,7 +68,7 @@ if __name__ == '__main__':
     device, *_ = configurator.resolve(device)
     net, tokenizer = configurator.build(checkpoint, device), load(checkpoint['tokenizer'])
     if not hasattr(net, 'generate') or not tokenizer:
-        raise Refused(f'{out_dir}, a {checkpoint["keys"]["model"]}, generates no text')
+        raise Refused(f'{out_dir} makes no text: its model cannot generate or it has no tokenizer')
     try:
         if start.startswith('FILE:'):
             start = Path(start[5:]).read_text(encoding='utf-8-sig')
@@ -77,7 +77,7 @@ if __name__ == '__main__':
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f'--start: {error}', code=3)
     if not start:
-        print('no prompt: the model begins', file=sys.stderr)
+        print('an empty prompt: the model begins', file=sys.stderr)
     ids, room = tokenizer.encode(start) or tokenizer.begin(), net.config.block_size
     if len(ids) > room:
         print(f'the prompt has {len(ids)} tokens, of which the model sees the last {room}', file=sys.stderr)

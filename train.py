@@ -240,7 +240,8 @@ if __name__ == '__main__':
     # The data, the model, its optimizers.
     arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
     splits = {name: data.Split(dataset, name, [a for a in arguments if a != 'progress'],
-                               getattr(config, 'block_size', 0), device, pad_to) for name in meta['splits']}
+                               getattr(config, 'block_size', 0), device, pad_to)
+              for name in ('train', 'val', 'test') if name != 'test' or name in meta['splits']}
     train = splits['train']
     if len(train) < batch_size:
         raise Refused(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '

@@ -66,7 +66,7 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
                 beside = file.with_suffix('.offsets.bin')
                 offsets.tofile(beside)
                 specs[field] |= {'rows': len(rows), 'offsets_sha256': digest(beside)}
-                rows = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
+                rows = np.concatenate([row for row in rows if len(row)] or [np.zeros(0, np.uint8)])
             array = np.ascontiguousarray(smallest(rows))
             array.tofile(file)
             specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': digest(file)}
@@ -94,12 +94,13 @@ def check(name, hashes=False):
         meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
         if meta['format'] != FORMAT:
             raise damaged(path / 'meta.json', f'format {FORMAT}', meta['format'])
-        meta['splits']['train'], meta['tokenizer'], meta['options'].items()
+        meta['tokenizer'], meta['options'].items()
         if not all(isinstance(meta['info'].get(key, 0), int) for key in ('vocab_size', 'n_class')):
             raise ValueError('vocab_size or n_class is no integer')
         for split, fields in meta['splits'].items():
-            rows = {spec.get('rows', spec['shape'][0]) for spec in fields.values()}
-            if len(rows) != 1:
+            rows = {spec.get('rows', spec['shape'][0]) for spec in fields.values()
+                    if spec['kind'] != 'stream'}
+            if len(rows) > 1:
                 raise ValueError(f'the fields of {split} have different numbers of rows: {sorted(rows)}')
             for field, spec in fields.items():
                 if (spec['kind'] not in ('fixed', 'stream', 'ragged') or spec['dtype'] not in DTYPES
@@ -179,7 +180,9 @@ class Split:
     def __init__(self, name, split, fields, block_size=0, device='cpu', pad_to=1):
         self.name, self.block_size, self.pad_to, self.device = split, block_size, pad_to, torch.device(device)
         meta, path = check(name), folder(name)
-        specs, info = meta['splits'][split], meta['info']
+        specs, info = meta['splits'].get(split), meta['info']
+        if not specs:
+            raise damaged(path / 'meta.json', f'a split {split}', ', '.join(meta['splits']) or 'none')
         if not set(fields) <= set(specs):
             raise Refused(f'the model reads {", ".join(fields)}; {path} has {", ".join(specs)}')
         self.kind = {field: specs[field]['kind'] for field in fields}

@@ -37,7 +37,11 @@ class Bytes:
     vocab_size = 256
 
     def encode(self, text):
-        return list(text.encode('utf-8', errors='surrogateescape'))     # bytes of argv that are no UTF-8
+        """`text` as a list of ids. Raises Refused if it came from bytes that are no UTF-8."""
+        try:
+            return list(text.encode('utf-8'))
+        except UnicodeEncodeError as error:
+            raise Refused(f'expected UTF-8 text, found {text[error.start]!r} at {error.start:,}')
 
     def decode(self, ids):
         return bytes(ids).decode('utf-8', errors='replace')

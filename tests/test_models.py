@@ -111,7 +111,8 @@ def test_it_learns_one_batch_by_heart(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_checkpoint_gives_the_same_model(name, tmp_path):
     model, batch, _ = make(name)
-    state = {'format': run.FORMAT, 'keys': {'model': name}, 'config': dataclasses.asdict(model.config), 'step': 0,
+    state = {'format': run.FORMAT, 'keys': {'model': name}, 'step': 0, 'tokenizer': None,
+             'config': dataclasses.asdict(model.config),
              'model': shake(model).state_dict()}
     run.write(tmp_path / 'x.pt', state)
     again = configurator.load(tmp_path / 'x.pt')

@@ -217,6 +217,7 @@ def fake(monkeypatch):
             return 6
         write_log(folder, [4, rate + seed], seed=seed)
         run.write(folder / 'last.pt', {'format': run.FORMAT, 'model': {}, 'step': 20, 'done': True,
+                                        'tokenizer': None,
                                        'keys': settings.knobs | {'device': 'cpu'}, 'config': settings.fields})
         return 0
     monkeypatch.setattr(ablate, 'launch', launch)
@@ -253,7 +254,7 @@ def test_typos_are_refused_all_at_once_before_anything_runs(tmp_path):
 def test_the_script_tells_its_own_keys_from_those_of_the_runs(launch, tmp_path):
     folder = tmp_path / 'runs'
     code, text = launch('ablate.py', STDLIB, 'pos=nope', '--seeds=2', '--mode=x', f'--out_dir={folder}')
-    assert code == 2 and "did you mean 'rope'?" in text and 'mode is no key; did you mean model?' in text
+    assert code == 2 and "did you mean rope?" in text and 'mode is no key; did you mean model?' in text
     assert 'seeds' not in text and not folder.exists()
 
 

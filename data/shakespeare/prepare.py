@@ -40,8 +40,8 @@ def text_of(path):
 
 if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).knobs)
-    if not out or input and (data.folder(out) / 'prepare.py').exists():
-        raise Refused(f'--out={out}: give your own text a name of its own')
+    if not out or input and (out == 'shakespeare' or (data.folder(out) / 'prepare.py').exists()):
+        raise Refused(f'--out={out}: give your own text a name of its own, --out=NAME')
     file = Path(input) if input else fetch('shakespeare', 'input.txt', [URL], SHA256)
     text = text_of(file)
     tokenizer = Characters(''.join(sorted(set(text))))
