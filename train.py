@@ -241,7 +241,7 @@ if __name__ == '__main__':
     arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
     splits = {name: data.Split(dataset, name, [a for a in arguments if a != 'progress'],
                                getattr(config, 'block_size', 0), device, pad_to)
-              for name in ('train', 'val', 'test') if name != 'test' or name in meta['splits']}
+              for name in dict.fromkeys(['train', 'val', *meta['splits']])}
     train = splits['train']
     if len(train) < batch_size:
         raise Refused(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
