@@ -1,4 +1,4 @@
-"""What the tests share: a toy data set, and train.py run in children forked from a server that has imported torch already."""
+"""What the tests share: a toy data set, and train.py run in forks of a server that has imported torch."""
 import importlib, json, multiprocessing, os, runpy, signal, socket, sys, time
 from pathlib import Path
 
@@ -13,15 +13,16 @@ import data  # noqa: E402
 
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['train', 'torch._dynamo', 'torch.distributed'])
-TINY = ('--n_layer=2', '--n_head=2', '--n_embd=16', '--block_size=16', '--batch_size=8', '--dtype=float32', '--device=cpu',
-        '--dropout=0', '--optimizer=adamw', '--learning_rate=1e-2', '--log_interval=1', '--eval_interval=10', '--max_iters=20')
+TINY = ('--n_layer=2', '--n_head=2', '--n_embd=16', '--block_size=16', '--batch_size=8', '--dtype=float32',
+        '--device=cpu', '--dropout=0', '--optimizer=adamw', '--learning_rate=1e-2', '--log_interval=1',
+        '--eval_interval=10', '--max_iters=20')
 
 
 def child(script, argv, environment, folder, output):
     """In the child: become `python script argv`, with its output in a file."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1), os.dup2(file, 2)
-    sys.stdout, sys.stderr = open(1, 'w', encoding='utf-8', closefd=False), open(2, 'w', encoding='utf-8', closefd=False)
+    sys.stdout, sys.stderr = (open(fd, 'w', encoding='utf-8', closefd=False) for fd in (1, 2))
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = [script, *argv]
@@ -48,12 +49,12 @@ def child(script, argv, environment, folder, output):
 
 
 class Process:
-    """A started script: `wait()` gives its exit code, `text` what it printed, `kill(number)` sends a signal."""
+    """A started script: `wait()` gives its exit code, `text` its output, `kill(number)` sends a signal."""
 
     def __init__(self, script, argv, environment, folder, output):
         self.output = Path(output)
-        self.process = SERVER.Process(target=child, daemon=True,
-                                      args=(str(ROOT / script), list(map(str, argv)), environment, str(folder), str(output)))
+        args = str(ROOT / script), list(map(str, argv)), environment, str(folder), str(output)
+        self.process = SERVER.Process(target=child, args=args, daemon=True)
         self.process.start()
 
     def wait(self, timeout=120):
@@ -80,9 +81,9 @@ def start(tmp_path):
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
             port = str(probe.getsockname()[1])
-        return [Process(script, argv, {**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(ranks),
-                                       'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}, cwd, tmp_path / f'output{next(count)}')
-                for rank in range(ranks)]
+        shared = {**env, 'WORLD_SIZE': str(ranks), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+        return [Process(script, argv, {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}, cwd,
+                        tmp_path / f'output{next(count)}') for rank in range(ranks)]
     return start
 
 
@@ -110,7 +111,8 @@ def toy(tmp_path):
 
 def events(folder, event='train'):
     """The lines of a run's log.jsonl that record `event`."""
-    lines = [json.loads(line) for line in (Path(folder) / 'log.jsonl').read_text(encoding='utf-8').splitlines()]
+    text = (Path(folder) / 'log.jsonl').read_text(encoding='utf-8')
+    lines = [json.loads(line) for line in text.splitlines()]
     return [line for line in lines if line['event'] == event]
 
 

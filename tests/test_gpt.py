@@ -72,8 +72,10 @@ def test_sinusoids_are_the_papers_table():
     seen = {}
     model.drop.register_forward_hook(lambda module, args, out: seen.update(x=args[0]))
     model.logits(torch.zeros(1, 12, dtype=torch.long))
-    table = torch.tensor([[(math.sin if i % 2 == 0 else math.cos)(p / 10000 ** (i // 2 * 2 / 16)) for i in range(16)]
-                          for p in range(12)])                                      # Vaswani et al. 2017, section 3.5
+
+    def entry(p, i):                                                # Vaswani et al. 2017, section 3.5
+        return (math.sin if i % 2 == 0 else math.cos)(p / 10000 ** (i // 2 * 2 / 16))
+    table = torch.tensor([[entry(p, i) for i in range(16)] for p in range(12)])
     assert (seen['x'][0] - norm(table)).abs().max() < 1e-5
 
 
@@ -82,7 +84,8 @@ def test_label_smoothing_is_cross_entropys_and_never_reported():
     model, tokens = make(label_smoothing=0.1), torch.randint(0, 13, (2, 17))
     sums, logits = model(tokens), model.logits(tokens[:, :-1]).flatten(0, 1)
     target = tokens[:, 1:].flatten()
-    smooth = 0.9 * F.nll_loss(logits.log_softmax(-1), target, reduction='sum') - 0.1 * logits.log_softmax(-1).mean(-1).sum()
+    logp = logits.log_softmax(-1)
+    smooth = 0.9 * F.nll_loss(logp, target, reduction='sum') - 0.1 * logp.mean(-1).sum()
     assert sums['loss'].item() == pytest.approx(smooth.item(), rel=1e-5)
     assert model.metrics(sums)['loss'] == pytest.approx(F.cross_entropy(logits, target).item(), rel=1e-5)
 
@@ -144,7 +147,7 @@ def test_the_cache_changes_no_token(pos, flash):
 def test_prompts_of_other_lengths_beside_it_change_no_token(pos):
     model = make(pos=pos)
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]]
-    together = generated(model, prompts, 9)                         # within the context: beyond it, all drop their past at once
+    together = generated(model, prompts, 9)     # within the context: beyond it, all drop their past at once
     for row, prompt in enumerate(prompts):
         assert torch.equal(generated(model, [prompt], 9)[0], together[row])
 

@@ -1,4 +1,4 @@
-"""What every model of models/ must do, old and new: one entry in CASES brings a new one under all of these tests."""
+"""What every model of models/ must do, old and new: an entry in CASES puts one under all these tests."""
 import ast, dataclasses, importlib, math
 
 import pytest
@@ -41,7 +41,8 @@ def test_forward_returns_small_float32_sums_and_metrics_numbers(name):
     for enabled in False, True:
         with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
             sums = model(**batch)
-        assert {'loss', 'count'} <= sums.keys() and all(value.dtype == torch.float32 for value in sums.values())
+        assert {'loss', 'count'} <= sums.keys()
+        assert all(value.dtype == torch.float32 for value in sums.values())
     metrics = model.metrics({key: value.detach().double() for key, value in sums.items()})
     metric, goal = model.monitor
     assert goal in ('min', 'max') and math.isfinite(metrics[metric]) and 'loss' in metrics
@@ -68,14 +69,16 @@ def test_the_sums_of_a_batch_are_those_of_its_shares(name):
     shake(model).eval()
     whole = model(**batch)
     for cut in 1, 3:
-        parts = [model(**{k: v[part] for k, v in batch.items()}) for part in (slice(None, cut), slice(cut, None))]
+        shares = slice(None, cut), slice(cut, None)
+        parts = [model(**{k: v[share] for k, v in batch.items()}) for share in shares]
         for key in whole:
             assert torch.allclose(whole[key], parts[0][key] + parts[1][key], rtol=1e-4, atol=1e-4), key
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_without_dropout_training_equals_evaluation_and_with_it_not(name):
-    if 'dropout' not in CASES[name][0] and 'dropout' not in vars(importlib.import_module(f'models.{name}').Config):
+    config = importlib.import_module(f'models.{name}').Config
+    if 'dropout' not in CASES[name][0] and 'dropout' not in vars(config):
         pytest.skip('has no dropout')
     model, batch, _ = make(name, dropout=0.0)
     shake(model)
@@ -125,6 +128,6 @@ def test_the_file_keeps_the_order_and_its_docstrings(name):
     body = ast.parse((ROOT / f'models/{name}.py').read_text(encoding='utf-8')).body
     classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
     assert ast.get_docstring(ast.Module(body, [])) and classes[0] == 'Config' and classes[-1] == 'Model'
-    model = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == 'Model')
-    forward = next(node for node in model.body if isinstance(node, ast.FunctionDef) and node.name == 'forward')
+    model = next(n for n in body if isinstance(n, ast.ClassDef) and n.name == 'Model')
+    forward = next(n for n in model.body if isinstance(n, ast.FunctionDef) and n.name == 'forward')
     assert ast.get_docstring(forward)

@@ -17,8 +17,8 @@ def test_onecycle_is_torchs():
     total, warmup, peak, floor = 200, 60, 0.3, 1e-3
     p = nn.Parameter(torch.zeros(1))
     sgd = torch.optim.SGD([p], peak)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(sgd, peak, total, pct_start=warmup / total, cycle_momentum=False,
-                                                 final_div_factor=1 / 25 / floor)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(sgd, peak, total, pct_start=warmup / total,
+                                                 cycle_momentum=False, final_div_factor=1 / 25 / floor)
     for step in range(total):
         ours = peak * train.lr_factor(step, 'onecycle', warmup, total, floor)
         assert ours == pytest.approx(sgd.param_groups[0]['lr'], rel=1e-9), step
@@ -30,7 +30,8 @@ def test_cosine_is_torchs_after_the_warmup():
     sgd = torch.optim.SGD([p], 1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 90, eta_min=0.1)
     for step in range(10, 100):
-        assert train.lr_factor(step, 'cosine', 10, 100, 0.1) == pytest.approx(sgd.param_groups[0]['lr'], abs=1e-12)
+        ours = train.lr_factor(step, 'cosine', 10, 100, 0.1)
+        assert ours == pytest.approx(sgd.param_groups[0]['lr'], abs=1e-12)
         sgd.step(), theirs.step()
 
 
@@ -40,11 +41,12 @@ def test_a_schedule_rises_to_one_and_falls(schedule):
     assert all(a < b for a, b in zip(factors[:9], factors[1:10]))
     assert max(factors) == pytest.approx(1) and min(factors) >= 0
     assert all(a >= b for a, b in zip(factors[10:], factors[11:]))
-    assert all(0 <= train.lr_factor(step, schedule, 0, 1) <= 1 for step in range(3))      # the shortest run has a rate too
+    shortest = [train.lr_factor(step, schedule, 0, 1) for step in range(3)]     # it has a rate too
+    assert all(0 <= factor <= 1 for factor in shortest)
 
 
 def test_inverse_sqrt_is_the_papers():
-    peak, warmup = 512**-0.5 * 4000**-0.5, 4000     # Vaswani et al. 2017, equation 3, whose steps count from 1
+    peak, warmup = 512**-0.5 * 4000**-0.5, 4000     # Vaswani et al. 2017, equation 3: its steps count from 1
     for step in 1, 100, 3999, 4001, 10000:
         theirs = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
         assert peak * train.lr_factor(step - 1, 'inverse_sqrt', warmup - 1, 10**5) == pytest.approx(theirs)
@@ -54,7 +56,8 @@ def test_inverse_sqrt_is_the_papers():
 @pytest.mark.parametrize('tie', [False, True])
 def test_every_parameter_is_in_one_group(optimizer, tie):
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2, pos='learned', tie=tie))
-    groups = [g for o in train.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9) for g in o.param_groups]
+    made = train.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9)
+    groups = [g for o in made for g in o.param_groups]
     owned = [p for g in groups for p in g['params']]
     assert len(owned) == len({id(p) for p in owned}) == len(list(net.parameters()))
     decayed = {id(p) for g in groups if g['weight_decay'] for p in g['params']}
@@ -87,7 +90,8 @@ class Words(nn.Module):
 def ragged(path):
     rng = np.random.default_rng(0)
     rows = [rng.integers(2, 50, rng.integers(1, 30)) for _ in range(64)]
-    data.save(str(path), {'train': {'text': rows, 'label': rng.integers(0, 3, 64).astype(np.uint8)}}, kinds={'text': 'ragged'},
+    labels = rng.integers(0, 3, 64).astype(np.uint8)
+    data.save(str(path), {'train': {'text': rows, 'label': labels}}, kinds={'text': 'ragged'},
               info={'vocab_size': 50, 'n_class': 3})
     return data.Split(str(path), 'train', ['text', 'label'])
 
@@ -96,14 +100,18 @@ def ragged(path):
 @pytest.mark.parametrize('kind', ['ragged', 'stream'])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, toy, kind, scale):
     torch.manual_seed(0)
-    split = ragged(tmp_path / 'words') if kind == 'ragged' else data.Split(toy, 'train', ['tokens'], 16)
-    net = Words() if kind == 'ragged' else gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
+    if kind == 'ragged':
+        split, net = ragged(tmp_path / 'words'), Words()
+    else:
+        split = data.Split(toy, 'train', ['tokens'], 16)
+        net = gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
     for p in net.parameters():
         nn.init.normal_(p, std=0.5)
     rows, found = split.rows(0, 8, 1), []
     for size in 8, 4, 1:
         net.zero_grad()
-        sums, total = train.gradients(net, split, rows.reshape(-1, size), None, torch.autocast('cpu', enabled=False), scale, {})
+        parts, plain = rows.reshape(-1, size), torch.autocast('cpu', enabled=False)
+        sums, total = train.gradients(net, split, parts, None, plain, scale, {})
         count = train.unflatten(total, sums)['count']
         found.append(torch.cat([p.grad.flatten() for p in net.parameters()]) / (count * scale).float())
     for other in found[1:]:
@@ -129,7 +137,8 @@ def test_evaluation_is_exact_for_a_short_last_batch(toy):
     split = data.Split(toy, 'val', ['tokens'], 16)
     net = gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
     nn.init.normal_(net.head.weight)
-    found = [train.evaluate(net, split, size, torch.autocast('cpu', enabled=False), {}, 0, lambda: 0)['loss'] for size in (1, 7, 64)]
+    plain = torch.autocast('cpu', enabled=False)
+    found = [train.evaluate(net, split, size, plain, {}, 0, lambda: 0)['loss'] for size in (1, 7, 64)]
     tokens = torch.from_numpy(np.fromfile(f'{toy}/val.tokens.bin', '<u2').astype(np.int64))
     nll = [net(tokens[i:i + 17][None])['nll'].item() for i in range(0, len(tokens) - 1, 16)]
     assert found == pytest.approx([sum(nll) / (len(tokens) - 1)] * 3, rel=1e-6)
@@ -148,26 +157,28 @@ def test_swap_is_its_own_inverse():
 
 def test_a_run_learns_and_leaves_a_record(launch, toy, tmp_path):
     out = tmp_path / 'run'
-    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={out}', '--max_iters=60', '--patience=50')
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={out}', '--max_iters=60']
+    code, text = launch('train.py', *argv, '--patience=50')
     assert code == 0, text
     config, *_ = events(out, 'config')
     assert config['keys']['max_iters'] == 60 and config['config']['n_embd'] == 16 and config['parameters'] > 0
     first, *_, last = events(out)
     assert first['loss'] == pytest.approx(math.log(11), abs=0.05) and last['loss'] < 1.6
-    assert {'step', 'epoch', 'loss', 'objective', 'lr', 'grad_norm', 'seconds', 'rows_per_second', 'memory'} <= last.keys()
+    cost = {'seconds', 'rows_per_second', 'memory'}
+    assert {'step', 'epoch', 'loss', 'objective', 'lr', 'grad_norm', *cost} <= last.keys()
     assert [line['step'] for line in events(out, 'eval')] == [10, 20, 30, 40, 50, 60]
     best = run.read(out / 'best.pt')['best']
     assert best['value'] == min(line['loss'] for line in events(out, 'eval'))
     assert 'next: python sample.py' in text.splitlines()[-1]
     before = (out / 'log.jsonl').read_bytes()
-    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={out}', '--max_iters=60')
+    code, text = launch('train.py', *argv)
     assert code == 0 and 'finished run' in text and (out / 'log.jsonl').read_bytes() == before
 
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimizer):
-    argv = [*TINY, f'--dataset={toy}', f'--optimizer={optimizer}', '--dropout=0.2', '--max_iters=300', '--ema=0.9',
-            '--eval_interval=7']
+    argv = [*TINY, f'--dataset={toy}', f'--optimizer={optimizer}', '--dropout=0.2', '--max_iters=300',
+            '--ema=0.9', '--eval_interval=7']
     code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/straight')
     assert code == 0, text
     killed = start('train.py', *argv, f'--out_dir={tmp_path}/killed')
@@ -185,16 +196,17 @@ def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimize
 
 
 def test_evaluations_change_no_training_loss(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=50', '--dropout=0.1']
     for interval in 5, 50:
-        assert launch('train.py', *TINY, f'--dataset={toy}', '--max_iters=50', '--dropout=0.1', f'--eval_interval={interval}',
-                      f'--out_dir={tmp_path}/{interval}')[0] == 0
+        out = f'--out_dir={tmp_path}/{interval}'
+        assert launch('train.py', *argv, f'--eval_interval={interval}', out)[0] == 0
     assert losses(tmp_path / '5') == losses(tmp_path / '50')
 
 
 def test_ranks_and_micro_batches_give_the_same_run(launch, toy, tmp_path):
     for name, ranks, size in ('whole', 0, 8), ('2x4', 0, 4), ('8x1', 0, 1), ('ranks', 2, 4), ('both', 2, 2):
-        code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--micro_batch_size={size}', f'--out_dir={tmp_path}/{name}',
-                            ranks=ranks)
+        code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--micro_batch_size={size}',
+                            f'--out_dir={tmp_path}/{name}', ranks=ranks)
         assert code == 0, text
     whole = losses(tmp_path / 'whole')
     assert len(whole) == 20
@@ -205,19 +217,22 @@ def test_ranks_and_micro_batches_give_the_same_run(launch, toy, tmp_path):
 
 
 def test_torchrun_itself(toy, tmp_path):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py', *TINY]
-    done = subprocess.run([*command, f'--dataset={toy}', '--max_iters=3', f'--out_dir={tmp_path}/run'], cwd=ROOT,
-                          capture_output=True, text=True, timeout=100)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=3', f'--out_dir={tmp_path}/run']
+    done = subprocess.run([*torchrun, 'train.py', *argv], cwd=ROOT, capture_output=True, text=True,
+                          timeout=100)
     assert done.returncode == 0, done.stderr
     assert events(tmp_path / 'run', 'config')[0]['processes'] == 2
 
 
 def test_early_stopping_target_and_ema(launch, toy, tmp_path):
-    argv = [*TINY, f'--dataset={toy}', '--max_iters=400', '--eval_interval=5', '--patience=2', '--learning_rate=1', '--grad_clip=0']
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=400', '--eval_interval=5', '--patience=2',
+            '--learning_rate=1', '--grad_clip=0']
     code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/a', '--target=0.01')
     assert code == 7 and 'target missed' in text, text
     assert run.read(tmp_path / 'a/last.pt')['done'] and run.read(tmp_path / 'a/last.pt')['step'] < 400
-    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/b', '--ema=0.5', '--target=3')
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/b']
+    code, text = launch('train.py', *argv, '--ema=0.5', '--target=3')
     assert code == 0, text
     best, last = (run.read(tmp_path / f'b/{name}.pt') for name in ('best', 'last'))
     assert torch.equal(best['model']['head.weight'], last['ema'][[*last['model']].index('head.weight')])
@@ -231,7 +246,8 @@ def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):
     code, text = launch('train.py', '--eval_only', f'--out_dir={tmp_path}/a')
     assert code == 0 and f'loss {events(tmp_path / "a", "eval")[-1]["loss"]:.4f}' in text, text
     assert {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()} == before
-    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--init_from={tmp_path}/small.pt', f'--out_dir={tmp_path}/b', '--n_layer=3')
+    code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--init_from={tmp_path}/small.pt',
+                        f'--out_dir={tmp_path}/b', '--n_layer=3')
     assert code == 0 and 'blocks.2.mlp.fc.weight' in text, text
     assert events(tmp_path / 'b')[0]['loss'] < events(tmp_path / 'a')[0]['loss'] - 0.2
     code, text = launch('train.py', *argv, '--init_from=scratch')
@@ -242,9 +258,11 @@ def test_a_foreign_run_is_refused_with_both_ways_out(launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
     assert launch('train.py', *argv)[0] == 0
     code, text = launch('train.py', *argv, '--n_embd=32')
-    assert code == 2 and 'n_embd: 16 there, 32 given' in text and '--init_from=scratch' in text and 'a_2' in text
+    assert code == 2 and 'n_embd: 16 there, 32 given' in text
+    assert '--init_from=scratch' in text and 'a_2' in text
     code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=30', '--learning_rate=1e-3')
-    assert code == 0 and 'learning_rate: 0.01 there, 0.001 given' in text and max(losses(tmp_path / 'a')) == 30, text
+    assert code == 0 and 'learning_rate: 0.01 there, 0.001 given' in text, text
+    assert max(losses(tmp_path / 'a')) == 30, text
 
 
 def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):

@@ -1,0 +1,161 @@
+"""How fast a config trains on this machine: the time of a step and of its parts, rows and counts per second.
+
+    python bench.py config/train_shakespeare.py --steps=30
+    python bench.py config/train_shakespeare.py --n_head=6 --n_embd=384 --batch_size=16 --against=../nanoGPT
+
+A step is train.py's: read rows, forward and backward, clip and update; the device is waited for around each
+part. Peak is what one large matrix product reaches here, now, in the same precision. --against takes a
+checkout of karpathy/nanoGPT and times a GPT of the same shape, batch and dropout in turns, step by step, as
+its own train.py runs it on this device: bfloat16 with a GPU, float32 without.
+"""
+import contextlib, dataclasses, importlib, inspect, statistics, sys, time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import configurator, data, train
+from configurator import ROOT, Refused
+
+# --- the measurement; all other keys are train.py's
+steps = 20          # steps that are timed, after three that are not
+against = ''        # a checkout of nanoGPT to time in turns
+
+
+def synchronize(device):
+    """Wait until the device has done all it was given."""
+    if device != 'cpu':
+        getattr(torch, device.split(':')[0]).synchronize()
+
+
+def peak(device, dtype, size=2048):
+    """FLOP/s of one large matrix product, the best of ten."""
+    a, seconds = torch.randn(size, size, device=device, dtype=dtype), []
+    for _ in range(10):
+        synchronize(device)
+        begun = time.perf_counter()
+        a @ a
+        synchronize(device)
+        seconds.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(seconds)
+
+
+class Ours:
+    """One step of a config, in timed parts."""
+
+    def __init__(self, settings):
+        keys = settings.knobs
+        asked = (keys[name] for name in ('device', 'dtype', 'compile'))
+        device, dtype, compile, self.words = configurator.resolve(*asked)
+        meta = data.ensure(keys['dataset'], keys['prepare'])
+        module = importlib.import_module(f'models.{keys["model"]}')
+        known = {field.name for field in dataclasses.fields(module.Config)}
+        info = {key: value for key, value in meta['info'].items() if key in known}
+        self.config, self.keys, self.device = module.Config(**settings.fields | info), keys, device
+        arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
+        self.progress = {'progress': torch.tensor(0.5, device=device)} if 'progress' in arguments else {}
+        self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
+                                getattr(self.config, 'block_size', 0), device, keys['pad_to'])
+        self.dtype = getattr(torch, dtype)
+        self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')
+        self.net = module.Model(self.config).to(device)
+        self.optimizers = train.make_optimizers(self.net, keys['optimizer'], keys['learning_rate'],
+                                                keys['weight_decay'], (keys['beta1'], keys['beta2']),
+                                                keys['momentum'])
+        self.weights = [p for p in self.net.parameters() if p.requires_grad]
+        if compile:
+            self.net.compile(fullgraph=True, dynamic=bool(self.split.ragged))
+
+    def batches(self, step):
+        size = self.keys['micro_batch_size'] or self.keys['batch_size']
+        return self.split.rows(step, self.keys['batch_size'], self.keys['seed']).reshape(-1, size)
+
+    def step(self, step, clock):
+        with clock('data'):
+            batches = [self.split.batch(rows) for rows in self.batches(step)]
+        with clock('forward and backward'):
+            for batch in batches:
+                with self.autocast:
+                    sums = self.net(**batch, **self.progress)
+                (sums['loss'] / sums['count'] / len(batches)).backward()
+        with clock('update'):
+            nn.utils.clip_grad_norm_(self.weights, self.keys['grad_clip'] or float('inf'))
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        return sums['count'].item() * len(batches)
+
+
+class NanoGPT:
+    """One step of nanoGPT's train.py at the shape of `ours`, its batch drawn as there."""
+
+    def __init__(self, folder, ours):
+        if not (Path(folder) / 'model.py').exists():
+            raise Refused(f'--against={folder}: expected a checkout of nanoGPT, found no model.py')
+        sys.path.append(str(folder))
+        gpt, keys, config = importlib.import_module('model'), ours.keys, ours.config
+        self.net = gpt.GPT(gpt.GPTConfig(
+            block_size=config.block_size, vocab_size=config.vocab_size, n_layer=config.n_layer,
+            n_head=config.n_head, n_embd=config.n_embd, dropout=config.dropout, bias=False)).to(ours.device)
+        kind = ours.device.split(':')[0]
+        self.optimizer = self.net.configure_optimizers(0.1, 1e-3, (0.9, 0.99), kind)
+        self.autocast = contextlib.nullcontext() if kind == 'cpu' else torch.autocast(kind, torch.bfloat16)
+        self.ours = ours
+
+    def step(self, step, clock):
+        tokens = self.ours.split.batch(self.ours.batches(step).reshape(-1))['tokens']
+        with clock('nanoGPT'):
+            with self.autocast:
+                _, loss = self.net(tokens[:, :-1], tokens[:, 1:].contiguous())
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+
+if __name__ == '__main__':
+    own = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] in ('steps', 'against', 'help', 'h')]
+    globals().update(configurator.read(__file__, own).knobs)
+    rest = [a for a in sys.argv[1:] if a not in own]
+    ours = Ours(configurator.read(ROOT / 'train.py', rest, ROOT / 'config' / 'train_stdlib.py'))
+    theirs = NanoGPT(against, ours) if against else None
+    times = {}
+
+    @contextlib.contextmanager
+    def clock(name):
+        """Time a part of a step, the device idle before and after."""
+        synchronize(ours.device)
+        begun = time.perf_counter()
+        yield
+        synchronize(ours.device)
+        times.setdefault(name, []).append(time.perf_counter() - begun)
+
+    counts = 0
+    for step in range(-3, steps):
+        if step == 0:
+            times.clear()
+            counts = 0
+        counts += ours.step(step + 3, clock)
+        if theirs:
+            theirs.step(step + 3, clock)
+
+    parts = {name: statistics.median(seconds) for name, seconds in times.items() if name != 'nanoGPT'}
+    whole = statistics.median(map(sum, zip(*(times[name] for name in parts))))
+    rows = ours.keys['batch_size']
+    print(f'{ours.keys["model"]}, {sum(p.numel() for p in ours.weights) / 1e6:.2f} M parameters, '
+          f'{rows} rows a step; {ours.words}, {torch.get_num_threads()} threads')
+    print(f'{whole * 1e3:.1f} ms a step (median of {steps}): {rows / whole:,.0f} rows and '
+          f'{counts / steps / whole:,.0f} counts (tokens, images) a second')
+    for name, seconds in parts.items():
+        print(f'  {name}: {seconds * 1e3:.2f} ms, {seconds / whole:.1%}')
+    from torch.utils.flop_counter import FlopCounterMode
+    counter = FlopCounterMode(display=False)
+    with counter:
+        ours.net.forward(**ours.split.batch(ours.batches(0)[0]), **ours.progress)['loss'].backward()
+    flops = counter.get_total_flops() * len(ours.batches(0))
+    best = peak(ours.device, ours.dtype)
+    print(f'{flops / 1e9:.1f} GFLOP a step: {flops / whole / best:.0%} of a matrix product\'s '
+          f'{best / 1e12:.2f} TFLOP/s')
+    if theirs:
+        other = statistics.median(times['nanoGPT'])
+        print(f'nanoGPT, in turns: {other * 1e3:.1f} ms a step; {other / whole:.2f} x ours')
