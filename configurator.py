@@ -91,7 +91,7 @@ def declared(path, config=False):
             case _:
                 continue
         if node.end_lineno in comments and isinstance(value, (ast.Constant, ast.UnaryOp, ast.BinOp)):
-            group = next((headings[n] for n in sorted(headings, reverse=True) if n < node.lineno), '')
+            group = headings.get(max((n for n in headings if n < node.lineno), default=0), '')
             comment = comments[node.end_lineno].string.lstrip('# ')
             keys[name] = Key(name, evaluate(value), choices, comment, group)
     return keys
@@ -157,20 +157,21 @@ def read(script, argv, config='', words=False):
     Raises Refused for all problems at once: where each stands, what was expected, the nearest legal key."""
     sys.excepthook = explain
     keys, fields = declared(script), {}
-    found, problems, files = [], [], [a for a in argv if a[:1] != '-' or a == '-']
+    files = [a for a in argv if a[:1] != '-' or a == '-']
     configs = [a for a in files if a.endswith('.py')] if 'model' in keys else []
     default = config and not configs and not any(a.startswith('--model=') for a in argv)
-    for argument in [str(config), *argv] if default else argv:
+    found, problems = parse(config) if default else ([], [])
+    for argument in argv:
         name, equals, value = argument[2:].partition('=')
         if argument[:2] == '--' and name != 'help':
             found.append((name, value if equals else None, COMMAND_LINE))
-        elif argument in configs or default and argument == str(config):
+        elif argument in configs:
             lines, more = parse(argument)
             found, problems = found + lines, problems + more
         elif argument not in ('-h', '--help') and not (words and argument in files):
             problems.append(f'{argument!r}: expected --key=value' + ' or a config file' * bool(config))
     if 'model' in keys:
-        keys['model'].choices = tuple(sorted(p.stem for p in (ROOT / 'models').glob('[a-z]*.py')))
+        keys['model'].choices = models()
         model = next((v for n, v, _ in reversed(found) if n == 'model'), keys['model'].default)
         if model in keys['model'].choices:
             fields = declared(ROOT / 'models' / f'{model}.py', config=True)
@@ -199,6 +200,11 @@ def read(script, argv, config='', words=False):
     if problems:
         raise Refused(*problems, f'`python {Path(script).name} --help` shows every key')
     return settings
+
+
+def models():
+    """The names of the files in models/."""
+    return tuple(sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py')))
 
 
 def usage(script, keys, fields, values):
@@ -270,9 +276,8 @@ def build(checkpoint, device='cpu'):
     fit the checkpoint."""
     from importlib import import_module
     name, fields = checkpoint['keys']['model'], checkpoint['config']
-    known = sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py'))
-    if name not in known:
-        raise Refused(f'the checkpoint is of a model {name!r}; there are {", ".join(known)}')
+    if name not in models():
+        raise Refused(f'the checkpoint is of a model {name!r}; there are {", ".join(models())}')
     module = import_module(f'models.{name}')
     try:
         config = module.Config(**fields)
@@ -322,7 +327,8 @@ def doctor(root, verify=False):
     print(f'torch     {torch.__version__}, {torch.get_num_threads()} threads', *gpus, sep=', ')
     print(f'settings  {resolve()[-1]}')
     print(f'compiler  {shutil.which("c++") or shutil.which("cl") or "none, so no --compile=True on a CPU"}')
-    print(f'memory    {data.free_memory(torch.device("cpu")) / 2**30:.1f} GiB free')
+    free = data.free_memory(torch.device('cpu')) / 2**30
+    print(f'memory    {free:.1f} GiB free' if free < 1e9 else 'memory    unknown')
     print(f'disk      {shutil.disk_usage(root).free / 2**30:.1f} GiB free')
     files = [*root.glob('data/*/prepare.py'), *root.glob('data/*/meta.json')]
     for folder in sorted({file.parent for file in files}):

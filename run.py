@@ -6,8 +6,8 @@
 A checkpoint is one file of plain tensors, numbers, strings, lists and dicts. It is written beside its place,
 forced to the disk, read back, and only then takes its name: whatever is killed or full, a whole one stands.
 """
-import fcntl, functools, json, math, os, platform, resource, shlex, shutil, signal, subprocess, sys
-import time, zipfile
+import contextlib, fcntl, functools, json, math, os, platform, resource, shlex, shutil, signal, subprocess
+import sys, time, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,8 @@ def read(path):
                 raise ValueError(f'{key}: expected {kind.__name__}, found {type(state[key]).__name__}')
         state['keys']['model'], state['tokenizer']
     except Exception as error:                      # damage may show itself in any way
-        reason = f'{type(error).__name__}: {str(error).strip().splitlines()[:1]}'
-        raise Refused(f'{path} is not a whole checkpoint of nanozoo ({reason})')
+        reason = (str(error).strip().splitlines() or [''])[0]
+        raise Refused(f'{path} is not a whole checkpoint of nanozoo ({type(error).__name__}: {reason})')
     if found != FORMAT:
         raise Refused(f'{path} is of format {found}, this code reads {FORMAT}')
     return state
@@ -64,11 +64,15 @@ def write(path, state):
         inspect(temporary)
         if path.name == 'last.pt' and path.exists():
             previous.unlink(missing_ok=True)
-            os.link(path, previous)                 # a second name: last.pt itself is never missing
+            try:
+                os.link(path, previous)             # a second name: last.pt itself is never missing
+            except OSError:                         # a file system without; `latest` then finds the previous
+                os.replace(path, previous)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        with contextlib.suppress(OSError):          # the file is whole; not every system syncs folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -126,11 +130,13 @@ class Run:
         self.mode, self.terminal, self.complained = knobs['init_from'], sys.stdout.isatty(), False
         self.signal, self.saved = 0, time.monotonic()   # what asked to stop; when a checkpoint was written
         self.told, self.spoken = False, 0.0             # if the time left was told; when the last line was
+        self.first, self.last = None, (0, start)        # (step, time) of the first and the last train line
         self.checkpoint, self.weights, name = None, None, ''
         if knobs['eval_only']:
             name = find(self.path if self.mode in MODES else self.mode)
             self.checkpoint = read(name)
         elif self.mode != 'scratch':
+            self.seen = self._written()
             self.checkpoint, name = latest(self.path)
             if not self.checkpoint and self.mode == 'resume':
                 raise Refused(f'there is no checkpoint in {self.path} to resume')
@@ -157,9 +163,10 @@ class Run:
             raise Refused(f'{name} is of another run:', *sorted(foreign),
                           f'to begin anew, that run moved aside: {command(init_from="scratch")}',
                           f'to keep both: {command(out_dir=f"{self.path}_2")}')
-        for key, value in was.items():
-            if key not in given and key not in COMMAND:
-                (knobs if key in knobs else fields)[key] = value
+        knobs |= {key: value for key, value in self.checkpoint['keys'].items()
+                  if key in knobs and key not in given and key not in COMMAND}
+        settings.fields = self.checkpoint['config'] | {key: fields[key] for key in fields if key in given}
+        knobs['init_from'] = was['init_from']               # how the run began; self.mode is this command's
         return changes.values()
 
     def _announce(self, knobs, name, changes):
@@ -170,6 +177,7 @@ class Run:
             self.say(f'{self.path} is a finished run and is left alone; to train on: --init_from=resume and '
                      'a larger --max_iters; to begin anew: --init_from=scratch')
             self.say(self.verdict(self.checkpoint['best'], step, self.checkpoint['seconds']))
+            self.export(knobs['export'])
             raise SystemExit(0)
         self.say('; '.join([f'resuming {name} at step {step}', *changes]))
 
@@ -178,7 +186,7 @@ class Run:
         listen to signals. Raises Refused if another process has it or it cannot be written."""
         for number in signal.SIGINT, signal.SIGTERM:
             signal.signal(number, self._signalled)
-        self.first = self.last = step, time.monotonic()
+        self.last = step, time.monotonic()
         if self.checkpoint:
             self.start -= self.checkpoint['seconds']
         if not self.master:
@@ -186,20 +194,30 @@ class Run:
         log = self.path / 'log.jsonl'
         try:
             self._lock()
-            if self.mode == 'scratch' and log.exists():
+            if self.checkpoint and self.seen != self._written():
+                raise Refused(f'{self.path} was written to by another process; give the command again')
+            old = any(self.path.glob('*.pt')) or self.mode == 'scratch' and log.exists()
+            if old and not self.checkpoint:
                 aside = next(path for n in range(1, 10**6) if not (path := Path(f'{self.path}.{n}')).exists())
                 os.rename(self.path, aside)
                 self.say(f'the run that was in {self.path} is now in {aside}')
                 self._lock()
             for leftover in self.path.glob('*.tmp'):
                 leftover.unlink()
-            old = log.read_text(encoding='utf-8').splitlines(True) if self.checkpoint and log.exists() else []
+            log.touch()
+            lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)
+            kept = ''.join(line for line in lines if self.checkpoint and recorded(line) <= step)
             temporary = self.path / 'log.jsonl.tmp'
-            temporary.write_text(''.join(line for line in old if recorded(line) <= step), encoding='utf-8')
+            temporary.write_text(kept, encoding='utf-8')
             os.replace(temporary, log)
         except OSError as error:
             raise Refused(f'out_dir {self.path} cannot be written: {error.strerror}; give another', code=4)
         self.log('resume' if self.checkpoint else 'config', step=step, **facts)
+
+    def _written(self):
+        """When last.pt was written: what tells whether it still is the one that was read."""
+        path = self.path / 'last.pt'
+        return path.stat().st_mtime_ns if path.exists() else 0
 
     def _lock(self):
         self.path.mkdir(parents=True, exist_ok=True)
@@ -219,11 +237,6 @@ class Run:
         """Wall clock of the run so far, its parts before a resume included."""
         return time.monotonic() - self.start
 
-    @property
-    def unsaved(self):
-        """Seconds since a checkpoint was last written."""
-        return time.monotonic() - self.saved
-
     def log(self, event, **values):
         """Append a line to log.jsonl. A log that cannot be written is said once and stops nothing."""
         if not self.master:
@@ -239,17 +252,18 @@ class Run:
 
     def progress(self, step, max_iters, batch_size, **values):
         """Log a train step; show it, live on a terminal, else every ten seconds; once tell the time left."""
-        now, (begun, since), (last, before) = time.monotonic(), self.first, self.last
+        now, (last, before) = time.monotonic(), self.last
         self.last = step, now
+        self.first = begun, since = self.first or self.last     # what came before it was slow: compilation
         rate = (step - last) * batch_size / max(now - before, 1e-9)
         self.log('train', step=step, **values, seconds=self.seconds, rows_per_second=rate)
-        if values['skipped']:
+        if values['skipped'] and values['scale'] == 1:          # under float16 it is nothing special
             loss, norm = values['objective'], values['grad_norm']
             self.say(f'WARNING: step {step} skipped: loss {loss}, gradient norm {norm}')
         left = max(now - since, 0) / max(step - begun, 1) * (max_iters - step)
         if step - begun >= 20 and not self.told:
             self.told = True
-            shorter = command(max_iters=max(int(max_iters * 300 / left), 1)) if left > 900 else ''
+            shorter = command(max_iters=step + int((max_iters - step) * 300 / left)) if left > 900 else ''
             self.say(f'about {duration(left)} to go' + f'; for five minutes: {shorter}' * bool(shorter))
         if self.terminal or now - self.spoken > 10:
             self.spoken = now
@@ -268,6 +282,14 @@ class Run:
             self.say(f'WARNING: {self.path / name} could not be saved ({reason}); the old one is intact')
             return False
 
+    def export(self, file):
+        """Write the best weights, with config and tokenizer, into `file`, if that is not ''."""
+        if file and self.master:
+            try:
+                write(file, read(find(self.path)) | {'optimizers': [], 'ema': []})
+            except (OSError, RuntimeError, ValueError) as error:
+                raise Refused(f'{file} could not be written: {error}', code=4)
+
     def verdict(self, best, step, seconds=None):
         """The last line of a run: its best value, when, the time, and what to do next."""
         reached = f'best val {best["name"]} {best["value"]:.4f} at step {best["step"]}, ' if best else ''
@@ -282,7 +304,7 @@ class Run:
         clear = '\r\x1b[K' if self.terminal else ''
         try:
             print(clear + line, end='' if live else '\n', flush=True)
-        except (BrokenPipeError, ValueError):       # nobody reads on: `| head`
+        except (OSError, ValueError):               # nobody reads on (`| head`), or the disk is full
             sys.stdout = open(os.devnull, 'w', encoding='utf-8')
 
 
@@ -310,12 +332,11 @@ def listed(metrics):
 
 def duration(seconds):
     """4 s, 1:15 min, 2:05 h."""
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f'{seconds} s'
-    whole, part, unit = (seconds // 60, seconds % 60, 'min') if seconds < 3600 else \
-        (seconds // 3600, seconds // 60 % 60, 'h')
-    return f'{whole}:{part:02} {unit}'
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours}:{minutes:02} h'
+    return f'{minutes}:{seconds:02} min' if minutes else f'{seconds} s'
 
 
 def memory(device):

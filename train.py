@@ -95,9 +95,10 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum):
     inner = {m.weight for blocks in net.modules() if isinstance(blocks, nn.ModuleList)
              for m in blocks.modules() if isinstance(m, nn.Linear)} if optimizer == 'muon' else set()
     matrices, rest = [p for p in trained if p in inner], [p for p in trained if p not in inner]
-    decays = {p: weight_decay * (p.dim() >= 2 and p not in embeddings) for p in rest}
-    groups = [{'params': [p for p in rest if decays[p] == decay], 'weight_decay': decay}
-              for decay in dict.fromkeys(decays.values())]
+    decayed = {p for p in rest if p.dim() >= 2 and p not in embeddings}
+    groups = [{'params': [p for p in rest if (p in decayed) == yes], 'weight_decay': weight_decay * yes}
+              for yes in (False, True)]         # an order that no value changes: resume relies on it
+    groups = [group for group in groups if group['params']]
     if optimizer == 'sgd':
         return [torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)]
     optimizers = [torch.optim.AdamW(groups, lr, betas, fused=True)] if groups else []
@@ -107,7 +108,7 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum):
 
 
 def seed_noise(*key):
-    """Seed torch's generator, whence comes all noise inside a model, by integers that say where we are."""
+    """Seed torch's generator, the source of all noise inside a model, by integers that say where we are."""
     torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
@@ -159,8 +160,9 @@ def evaluate(net, split, batch_size, autocast, progress, seed, stopping):
     net.eval()
     for i in range(rank, len(batches) + rank, world):       # as many rounds on every rank
         seed_noise(seed, i, *split.name.encode())
+        batch = split.batch(batches[i % len(batches)], batches[(i + world) % len(batches)])
         with autocast:
-            sums = net.forward(**split.batch(batches[i % len(batches)]), **progress)
+            sums = net.forward(**batch, **progress)
         total = total + flatten(sums) * (i < len(batches))
         if (i // world % 16 == 0 or world == 1) and stopping():
             return None
@@ -178,8 +180,8 @@ def swap(weights, average):
 
 def compiler_failed(error):
     """Whether an exception is torch.compile's rather than the model's."""
-    modules = [kind.__module__ for kind in type(error).__mro__]
-    return any(module.startswith(('torch._dynamo', 'torch._inductor')) for module in modules)
+    compilers = 'torch._dynamo', 'torch._inductor', 'triton'
+    return any(kind.__module__.startswith(compilers) for kind in type(error).__mro__)
 
 
 if __name__ == '__main__':
@@ -190,33 +192,42 @@ if __name__ == '__main__':
     rank, local_rank, world = (int(os.environ.get(name, i)) for i, name in
                                ((0, 'RANK'), (0, 'LOCAL_RANK'), (1, 'WORLD_SIZE')))
     device, dtype, compile, reasons = configurator.resolve(device, dtype, compile)
+    if settings.given.get('max_iters') == configurator.COMMAND_LINE != settings.given.get('epochs'):
+        epochs = settings.knobs['epochs'] = 0.0         # so that --max_iters alone shortens any run
     keys = settings.knobs | {'device': device, 'dtype': dtype, 'compile': compile,
                              'threads': threads or torch.get_num_threads()}
-    meta = data.ensure(dataset, prepare, verify)
-    module = import_module(f'models.{model}')
-    info = {f.name: meta['info'][f.name] for f in dataclasses.fields(module.Config) if f.name in meta['info']}
-    problems = [f'{name} is {info[name]!r} in the data set {dataset}, got {value!r}'
-                for name, value in settings.fields.items() if info.get(name, value) != value]
-    try:
-        config = module.Config(**settings.fields | info)
-    except ValueError as error:
-        problems += str(error).split('\n')
     micro_batch_size = micro_batch_size or max(batch_size // world, 1)
+    module, problems = import_module(f'models.{model}'), []
+    try:
+        module.Config(**settings.fields)
+    except (TypeError, ValueError) as error:
+        problems += str(error).split('\n')
     for least, most, names in (
             (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'),
             (0, math.inf, 'warmup_iters epochs weight_decay grad_clip'),
             (0, math.inf, 'patience sample_interval keep_interval'), (0, 1024, 'threads'),
             (0, 2**32 - 1, 'seed'), (1e-12, 1e3, 'learning_rate'), (0, learning_rate, 'min_lr'),
-            (0, 1 - 1e-9, 'beta1 beta2 momentum ema')):
+            (0, 0.999999, 'beta1 beta2 momentum ema')):
         problems += [f'{name} must be from {least} to {most:g}, got {globals()[name]}'
                      for name in names.split() if not least <= globals()[name] <= most]
     if not problems and batch_size % (micro_batch_size * world):
         problems.append(f'batch_size {batch_size} is not divisible by micro_batch_size {micro_batch_size} '
                         f'x {world} processes')
+    if 'RANK' in os.environ and device not in ('cpu', 'cuda'):
+        problems.append(f'under torchrun the device must be cpu or cuda, got {device}')
+    if export and not os.path.isdir(os.path.dirname(os.path.abspath(export))):
+        problems.append(f'export {export}: there is no such folder')
+    if problems:
+        raise Refused(*problems)
+    meta = data.ensure(dataset, prepare, verify)
+    info = {f.name: meta['info'][f.name] for f in dataclasses.fields(module.Config) if f.name in meta['info']}
+    problems = [f'{name} is {info[name]!r} in the data set {dataset}, got {value!r}'
+                for name, value in settings.fields.items() if info.get(name, value) != value]
     if eval_split not in meta['splits']:
         problems.append(f'eval_split {eval_split!r}: {dataset} has {", ".join(meta["splits"])}')
     if problems:
         raise Refused(*problems)
+    config = module.Config(**settings.fields | info)
 
     # The machine and the other processes.
     torch.set_num_threads(keys['threads'])
@@ -231,10 +242,12 @@ if __name__ == '__main__':
             device = f'cuda:{local_rank}'
             torch.cuda.set_device(device)
         dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
-        everyone = [None] * world
-        dist.all_gather_object(everyone, [keys, dataclasses.asdict(config), data.hashes(meta)])
-        if any(other != everyone[0] for other in everyone):
-            raise Refused('the processes disagree: they were given different keys, code or data')
+        everyone, found = [None] * world, this.checkpoint['step'] if this.checkpoint else 'none'
+        mine = keys | dataclasses.asdict(config) | data.hashes(meta) | {'checkpoint': found}
+        dist.all_gather_object(everyone, mine)
+        wrong = [key for key in everyone[0] if any(other.get(key) != everyone[0][key] for other in everyone)]
+        if wrong:
+            raise Refused(f'the processes disagree on {", ".join(wrong)}')
     autocast = torch.autocast(device.split(':')[0], getattr(torch, dtype), enabled=dtype != 'float32')
 
     # The data, the model, its optimizers.
@@ -246,12 +259,12 @@ if __name__ == '__main__':
     if len(train) < batch_size:
         raise Refused(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
                       f'--batch_size={len(train)}')
-    max_iters = round(epochs * (len(train) // batch_size)) or max_iters
+    max_iters = max(1, round(epochs * (len(train) // batch_size))) if epochs else max_iters
     warmup = round(warmup_iters * (max_iters if warmup_iters < 1 else 1))
     if warmup >= max_iters:
         this.say(f'warmup_iters {warmup} is cut to {max_iters // 10}, to fit {max_iters} steps')
         warmup = max_iters // 10
-    seed_noise(seed)
+    seed_noise(seed, *b'init')
     net = module.Model(config).to(device)
     for line in configurator.fit(net, this.weights['model'], whole=False) if this.weights else ():
         this.say(f'not taken from {init_from}: {line}')
@@ -263,12 +276,14 @@ if __name__ == '__main__':
     trained = [p for p in net.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in trained] if ema else []
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum)
-    step, evaluated, best, stale = 0, 0, {}, 0                  # the best evaluation, and how many came since
-    scale, streak = 2.0**16 if dtype == 'float16' else 1.0, 0   # of the loss; good or (< 0) bad steps on end
+    step, evaluated, best, stale = 0, 0, {}, 0          # the best evaluation, and how many came since
+    rows = micro_batch_size * (getattr(config, 'block_size', 0) or 1)
+    scale = 2.0**16 / rows if dtype == 'float16' else 1.0   # of the loss, which is a sum
+    streak = 0                                          # consecutive good steps, or minus the bad ones
 
     def at(share):
         """What the loop itself gives to a model that asks for it: how much of the run is over."""
-        return {'progress': torch.tensor(share, device=device)} if 'progress' in arguments else {}
+        return {'progress': torch.full((), share, device=device)} if 'progress' in arguments else {}
 
     def stopping():
         """The signal that asked this or any other process to stop, or 0."""
@@ -293,19 +308,28 @@ if __name__ == '__main__':
                 'config': dataclasses.asdict(config), 'info': meta['info'], 'tokenizer': meta['tokenizer'],
                 'data': data.hashes(meta), 'versions': run.versions()} | more
 
+    def save(name, state):
+        """Save on the first process; all learn whether it could be done, and none runs ahead."""
+        done = torch.tensor(int(this.save(name, state)), device=device)
+        if distributed:
+            dist.broadcast(done, 0)
+        return bool(done)
+
     if eval_only:
         this.say(f'{eval_split} at step {this.checkpoint["step"]}: {run.listed(judge(net, eval_split))}')
         raise SystemExit(0)
     if this.checkpoint:
         step, evaluated, best, stale, scale, streak = (
             this.checkpoint[key] for key in ('step', 'evaluated', 'best', 'stale', 'scale', 'streak'))
+        stale *= not this.checkpoint['done']            # who trains on is patient anew
         for own, saved in zip(optimizers, this.checkpoint['optimizers'], strict=True):
             own.load_state_dict({'state': saved['state'], 'param_groups': own.state_dict()['param_groups']})
         for own, saved in zip(average, this.checkpoint['ema']):
             own.copy_(saved)
     parameters = sum(p.numel() for p in net.parameters())
-    this.open(step, keys=keys, config=dataclasses.asdict(config), parameters=parameters, monitor=net.monitor,
-              processes=world, machine=run.machine(device), versions=run.versions(), data=data.hashes(meta))
+    this.open(step, keys=keys | {'max_iters': max_iters}, config=dataclasses.asdict(config),
+              parameters=parameters, monitor=net.monitor, processes=world, machine=run.machine(device),
+              versions=run.versions(), data=data.hashes(meta))
     this.say(f'{model} of {parameters / 1e6:.2f} M parameters, {dataset} of {len(train):,} rows; {reasons}')
     if compile:
         net.compile(fullgraph=True, dynamic=bool(train.ragged))
@@ -330,15 +354,13 @@ if __name__ == '__main__':
                 this.log('eval', step=step, epoch=step * batch_size / len(train), split='val',
                          seconds=this.seconds, **metrics)
                 this.say(f'step {step}: val {run.listed(metrics)}' + ', the best so far' * better)
-                if better and not this.save('best.pt', snapshot(ema=[])):
+                if better and not save('best.pt', snapshot(ema=[])):
                     best = before
                 if sample_interval and step % sample_interval == 0 and step < max_iters:
                     this.say(sample.preview(net, meta))
             swap(trained, average)
             stopped = stopping()
-            this.save('last.pt', snapshot())
-            if keep_interval and step % keep_interval == 0:
-                this.save(f'step_{step}.pt', snapshot())
+            save('last.pt', snapshot())
         if stopped or step >= max_iters or patience and stale >= patience:
             break
 
@@ -348,19 +370,20 @@ if __name__ == '__main__':
         for group in (group for o in optimizers for group in o.param_groups):
             group['lr'] = lr
         before = [buffer.clone() for buffer in buffers]
+        now = micro_batches(step)
         following = micro_batches(step + 1)[0] if step + 1 < max_iters else None
         try:
-            sums, vector = gradients(wrapped, train, micro_batches(step), following, autocast, scale,
-                                     at(step / max_iters))
-        except RuntimeError as error:
+            sums, vector = gradients(wrapped, train, now, following, autocast, scale, at(step / max_iters))
+        except Exception as error:
             if not compile or not compiler_failed(error):
                 raise
             this.say(f'torch.compile failed: {str(error).strip()[:80]!r}; the same step again without it')
             compile, net._compiled_call_impl = False, None
-            for p in trained:
-                p.grad = None
+            for buffer, old in zip(buffers, before):
+                buffer.copy_(old)
+            net.zero_grad()
             continue
-        vector = torch.cat([vector, vector.new_tensor([this.signal > 0])])
+        vector = torch.cat([vector, vector.new_full((1,), float(this.signal > 0))])
         if distributed:
             dist.all_reduce(vector)
         count = unflatten(vector, sums)['count']
@@ -374,12 +397,12 @@ if __name__ == '__main__':
             for o in optimizers:
                 o.step()
             if ema:
-                torch._foreach_lerp_(average, trained, 1 - ema)
-        else:                                   # nothing has happened, but that the step is counted
+                with torch.no_grad():           # or the average would remember how it came about
+                    torch._foreach_lerp_(average, trained, 1 - ema)
+        else:                                   # as if nothing had happened, except that the step counts
             for buffer, old in zip(buffers, before):
                 buffer.copy_(old)
-        for o in optimizers:
-            o.zero_grad()
+        net.zero_grad()
         streak = max(streak, 0) + 1 if finite else min(streak, 0) - 1
         if dtype == 'float16':
             scale *= 0.5 if not finite else 2 if streak % 2000 == 0 else 1
@@ -393,29 +416,29 @@ if __name__ == '__main__':
                           f'what was before; try --learning_rate={learning_rate / 3:.1g}', code=6)
         if flag:
             stopped = this.signal or 15
-        elif this.unsaved > 600:
+        elif time.monotonic() - this.saved > 600:
             this.save('last.pt', snapshot())
+        if keep_interval and step % keep_interval == 0:
+            this.save(f'step_{step}.pt', snapshot())
 
     # The end: test read once, by the best; then what the model can do.
     if stopped:
-        if not this.save('last.pt', snapshot()):
+        if not save('last.pt', snapshot()):
             raise SystemExit(4)
         this.say(f'stopped at step {step} of {max_iters}, saved; to go on: {run.command(init_from="auto")}')
         raise SystemExit(128 + stopped)
-    if distributed:
-        dist.barrier()                          # best.pt is there for all
     if best:
         chosen = configurator.build(run.read(this.path / 'best.pt'), device)
         if 'test' in splits:
             metrics = judge(chosen, 'test')
+            if not metrics:
+                raise SystemExit(128 + stopping())      # the same command reads test again
             this.log('eval', step=best['step'], split='test', seconds=this.seconds, **metrics)
             this.say(f'test, with the best of val: {run.listed(metrics)}')
         this.say(sample.preview(chosen, meta))
-    saved = this.save('last.pt', snapshot(done=True))
-    if export and best:
-        weights = run.read(this.path / 'best.pt') | {'optimizers': [], 'ema': []}
-        saved = this.save(os.path.abspath(export), weights) and saved
+    saved = save('last.pt', snapshot(done=True))
     this.log('done', step=step, best=best, seconds=this.seconds)
+    this.export(export)
     this.say(this.verdict(best, step))
     if distributed:
         dist.destroy_process_group()

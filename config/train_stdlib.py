@@ -8,8 +8,8 @@ n_embd = 192
 block_size = 256
 flash = False       # on a CPU, attention by hand is the faster one
 batch_size = 6
-max_iters = 1800
-eval_interval = 300
+max_iters = 1900
+eval_interval = 380
 
 optimizer = 'muon'
 learning_rate = 5e-3

@@ -8,7 +8,7 @@ in `<split>.<field>.offsets.bin`.
     split = Split('toy', 'train', ['tokens'], block_size=64)
     split.batch(split.rows(step=0, batch_size=8, seed=0))       # {'tokens': (8, 65) int64}
 """
-import concurrent.futures, contextlib, fcntl, hashlib, json, math, os, runpy, shlex, sys
+import concurrent.futures, fcntl, hashlib, json, math, os, runpy, shlex, sys
 from pathlib import Path
 
 import numpy as np
@@ -59,20 +59,26 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
         if 'stream' not in kinds.values() and len({*map(len, fields.values())}) > 1:
             raise ValueError(f'the fields of {split} have different numbers of rows')
         for field, rows in fields.items():
-            file = path / f'{split}.{field}.bin'
             specs[field] = {'kind': kinds.get(field, 'fixed')}
             if specs[field]['kind'] == 'ragged':
                 offsets = np.cumsum([0, *map(len, rows)], dtype='<i8')
-                beside = file.with_suffix('.offsets.bin')
-                offsets.tofile(beside)
-                specs[field] |= {'rows': len(rows), 'offsets_sha256': digest(beside)}
+                sha256 = put(path / f'{split}.{field}.offsets.bin', offsets)
+                specs[field] |= {'rows': len(rows), 'offsets_sha256': sha256}
                 rows = np.concatenate([row for row in rows if len(row)] or [np.zeros(0, np.uint8)])
-            array = np.ascontiguousarray(smallest(rows))
-            array.tofile(file)
-            specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': digest(file)}
+            array = smallest(rows)
+            sha256 = put(path / f'{split}.{field}.bin', array)
+            specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': sha256}
     temporary = path / 'meta.json.tmp'
     temporary.write_text(json.dumps(meta, indent=1), encoding='utf-8')
     os.replace(temporary, path / 'meta.json')
+
+
+def put(file, array):
+    """Write an array and return its sha256; who has the old file open keeps that."""
+    temporary = file.with_name(f'{file.name}.tmp')
+    np.ascontiguousarray(array).tofile(temporary)
+    os.replace(temporary, file)
+    return digest(file)
 
 
 def digest(file, kind='sha256'):
@@ -122,15 +128,6 @@ def check(name, hashes=False):
     return meta
 
 
-@contextlib.contextmanager
-def locked(path):
-    """Hold the folder's .lock, waiting for it; the kernel frees it when the process ends, however it ends."""
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / '.lock', 'wb') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def ensure(name, prepare='', verify=False):
     """The meta.json of a data set; if it is not there one process prepares it while the others wait. Raises
     Refused if that cannot be, or if it was prepared with other options than those in `prepare`."""
@@ -139,6 +136,8 @@ def ensure(name, prepare='', verify=False):
         options = shlex.split(prepare)
     except ValueError as error:
         raise Refused(f'prepare={prepare!r}: {error}')
+    if options and not (path / 'prepare.py').exists():
+        raise Refused(f'{path} has no prepare.py to take prepare={prepare!r}')
     if options:
         settings = configurator.read(path / 'prepare.py', options)
         asked = {key: settings.knobs[key] for key in settings.given}
@@ -147,7 +146,8 @@ def ensure(name, prepare='', verify=False):
             known = sorted(file.parent.name for file in (ROOT / 'data').glob('*/prepare.py'))
             raise Refused(f'there is no data set {path}; there are {", ".join(known)}',
                           'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME', code=3)
-        with locked(path):
+        with open(path / '.lock', 'wb') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)            # the kernel frees it, however this process ends
             if not (path / 'meta.json').exists():
                 argv, sys.argv = sys.argv, [str(path / 'prepare.py'), *options]
                 runpy.run_path(sys.argv[0], run_name='__main__')
@@ -221,6 +221,7 @@ class Split:
             raise Refused(f'{path}: {split} has {self.size:,} tokens, block_size {block_size} needs '
                           f'{block_size + 1:,}: more text, or --block_size={self.size // 2}', code=3)
         self._plan = self._ahead = None, None
+        self._asynchronous = self.device.type == 'cuda'     # elsewhere a copy may outlive its source
         self._reader = None if self.resident else concurrent.futures.ThreadPoolExecutor(1)
 
     def __len__(self):
@@ -267,13 +268,12 @@ class Split:
     def evaluation(self, batch_size):
         """All rows once, in batches of at most `batch_size`; of a stream all N - 1 targets, with what is left
         of them as a shorter window in a batch of its own."""
-        rows = self.by_length(np.arange(self.size))
-        rest = []
         if self.stream:
-            rows = np.arange(0, self.size - 1, self.block_size)
-            short = (self.size - 1) % self.block_size > 0
-            rows, rest = (rows[:-1], [rows[-1:]]) if short else (rows, [])
-        return [rows[i:i + batch_size] for i in range(0, len(rows), batch_size)] + rest
+            rows, whole = np.arange(0, self.size - 1, self.block_size), (self.size - 1) // self.block_size
+        else:
+            rows, whole = self.by_length(np.arange(self.size)), self.size
+        batches = [rows[i:min(i + batch_size, whole)] for i in range(0, whole, batch_size)]
+        return batches + [rows[whole:]] * (whole < len(rows))
 
     def batch(self, rows, ahead=None):
         """The fields of `rows` on the device: tokens and labels as int64, images and masks as stored.
@@ -283,7 +283,8 @@ class Split:
         expected, future = self._ahead
         batch = future.result() if future and np.array_equal(expected, rows) else self._gather(rows)
         self._ahead = ahead, None if ahead is None else self._reader.submit(self._gather, ahead)
-        return {field: values.to(self.device, non_blocking=True) for field, values in batch.items()}
+        return {field: values.to(self.device, non_blocking=self._asynchronous)
+                for field, values in batch.items()}
 
     def _gather(self, rows):
         return {field: self._field(field, rows) for field in self.arrays}
@@ -293,7 +294,8 @@ class Split:
         array, kind = self.arrays[field], self.kind[field]
 
         def place(numbers):
-            return torch.from_numpy(np.ascontiguousarray(numbers)).to(array.device, non_blocking=True)
+            tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+            return tensor.to(array.device, non_blocking=self._asynchronous)
 
         if kind == 'stream':
             width = min(self.block_size, self.size - 1 - int(rows.max()))

@@ -55,7 +55,7 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
         if not wrong:
             return path
         tried.append(f'  {place}: {wrong}')
-    raise Refused(f'{name} is not to be had:', *tried, 'Three ways out:',
+    raise Refused(f'{name} could not be obtained:', *tried, 'Three ways out:',
                   f'  1. set DATA_MIRROR to a folder or URL that holds {name}',
                   f'  2. put {file} ({kind} {official or "unknown"}) into {folder} by hand',
                   '  3. python train.py    which needs no download', code=3)
@@ -132,7 +132,7 @@ def unpack(archive, names, max_bytes):
         else:
             with open(archive, 'rb') if archive.suffix == '.tar' else gzip.open(archive) as stream:
                 bounded = types.SimpleNamespace(read=lambda size: read(stream, size))
-                for info in (tar := tarfile.open(fileobj=bounded, mode='r|')):      # a hole has no bound
+                for info in (tar := tarfile.open(fileobj=bounded, mode='r|')):  # sparse may claim any size
                     if allowed(info.name + '/' * info.isdir(), info.isreg() and not info.issparse()):
                         yield info.name, tar.extractfile(info).read()
                 while read(stream, 1 << 16):

@@ -2,8 +2,8 @@
 
 Predict the next token from those before it. Each block adds to a residual stream what attention gathers from
 earlier positions, then what an MLP makes of each position alone. New since GPT-2: rotary positions (Su et al.
-2021), RMSNorm without parameters (Zhang & Sennrich 2019), normed queries and keys (Henry et al. 2020),
-squared ReLU (So et al. 2021), no biases, and blocks that begin as the identity.
+2021), normed queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021), blocks that begin as the
+identity, and neither biases nor gains. results/shakespeare_ablation.md says what some of this buys.
 
     tokens (B, T + 1) -> x (B, T, n_embd) -> n_layer x Block -> logits (B, T, vocab_size)
 """
@@ -34,8 +34,8 @@ class Config:
                     for name in ('vocab_size', 'block_size', 'n_layer', 'n_head') if getattr(self, name) < 1]
         problems += [f'{name} must be in [0, 1), got {getattr(self, name)}'
                      for name in ('dropout', 'label_smoothing') if not 0 <= getattr(self, name) < 1]
-        if self.n_embd < 2 * self.n_head:
-            problems.append(f'n_embd {self.n_embd} gives {self.n_head} heads less than two numbers each')
+        if self.n_embd < 4 * self.n_head:       # of two normed numbers nothing but the order is left
+            problems.append(f'n_embd {self.n_embd} gives {self.n_head} heads less than four numbers each')
         if self.pos == 'sinusoidal' and self.n_embd % 2:
             problems.append(f'sinusoidal positions need an even n_embd, got {self.n_embd}')
         if problems:
@@ -43,7 +43,7 @@ class Config:
 
 
 def norm(x):
-    return F.rms_norm(x, (x.size(-1),))
+    return F.layer_norm(x, (x.size(-1),))
 
 
 def angles(position, width):
@@ -75,10 +75,8 @@ class Attention(nn.Module):
         v = qkv[2]
         if past is not None:                                                # the cache: what was made before
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)   # (B, nh, S, hs)
-        if self.config.flash:
-            y = F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None)
-        else:
-            y = self.weights(q, k, bias) @ v
+        y = (F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None) if self.config.flash
+             else self.weights(q, k, bias) @ v)
         return self.proj(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
 
     def weights(self, q, k, bias):
@@ -111,8 +109,7 @@ class Block(nn.Module):
     def forward(self, x, rope, bias, past=None):
         y, past = self.attention(norm(x), rope, bias, past)
         x = x + self.drop(y)
-        x = x + self.drop(self.mlp(norm(x)))
-        return x, past
+        return x + self.drop(self.mlp(norm(x))), past
 
 
 class Model(nn.Module):
@@ -148,7 +145,7 @@ class Model(nn.Module):
 
     def continued(self, tokens, position, bias=None, past=None):
         """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past`, a pair (B, nh, S, hs) each;
-        and the new past. `bias` (B, 1, T, S + T) is -inf where a query may not look, else 0; None: ahead."""
+        and the new past. `bias` (B, 1, T, S + T) is -inf where a query may not look: None is for ahead."""
         x, rope = self.embed(tokens), None
         if self.config.pos == 'learned':
             x = x + self.embed_pos(position)
@@ -169,8 +166,7 @@ class Model(nn.Module):
         """Sums over windows (B, T + 1): negative log likelihood in nats, tokens, and the loss to minimise."""
         logits, target = self.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
         nll = loss = F.cross_entropy(logits, target, reduction='sum')
-        smoothing = self.config.label_smoothing
-        if smoothing:
+        if smoothing := self.config.label_smoothing:
             loss = F.cross_entropy(logits, target, reduction='sum', label_smoothing=smoothing)
         return {'loss': loss, 'count': torch.full_like(nll, target.numel()), 'nll': nll}
 
@@ -187,20 +183,17 @@ class Model(nn.Module):
         """
         device, longest, T = self.embed.weight.device, max(map(len, prompts)), self.config.block_size
         tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
-        start = torch.tensor([longest - len(p) for p in prompts], device=device)    # where each prompt begins
-        past = None
+        start, past = torch.tensor([longest - len(p) for p in prompts], device=device), None    # of prompts
         for _ in range(max_new_tokens):
             if tokens.size(1) > T:
                 drop = tokens.size(1) - (T + 1) // 2
                 tokens, start, past = tokens[:, drop:], (start - drop).clamp(min=0), None
             slot = torch.arange(tokens.size(1), device=device)
-            new = slot[-1 if past else 0:, None]                            # (N, 1), those not in the cache
-            seen = (new >= slot) & (slot >= start[:, None, None]) | (new == slot)           # (B, N, S)
+            new = slot[-1 if past else 0:]                                  # (N,), those not in the cache
+            seen = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)
             bias = torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)[:, None]
-            new = new.flatten()
             position = (new - start[:, None]).clamp(min=0)                  # (B, N)
             logits, past = self.continued(tokens[:, new], position, bias, past)
-            past = past if cache else None
-            chosen = choose(logits[:, -1])
+            past, chosen = past if cache else None, choose(logits[:, -1])
             yield chosen
             tokens = torch.cat([tokens, chosen[:, None]], 1)

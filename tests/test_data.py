@@ -632,3 +632,14 @@ def test_the_standard_library_is_a_stream_of_its_bytes(launch, tmp_path):
     train = (tmp_path / 'lib/train.tokens.bin').read_bytes()
     assert inspect.getsource(textwrap).encode() in train + (tmp_path / 'lib/val.tokens.bin').read_bytes()
     assert b'\r' not in train and len(train) > 10**6
+
+
+# --- the real thing, where DATA_MIRROR has it
+
+@pytest.mark.skipif('DATA_MIRROR' not in os.environ, reason='DATA_MIRROR is not set: no real data to test on')
+def test_tiny_shakespeare_is_cut_as_nanogpts(launch, tmp_path):
+    code, output = launch('data/shakespeare/prepare.py', f'--out={tmp_path}/shakespeare')
+    assert code == 0, output
+    meta = data.check(tmp_path / 'shakespeare', hashes=True)
+    assert meta['info']['vocab_size'] == 65
+    assert [meta['splits'][name]['tokens']['shape'] for name in ('train', 'val')] == [[1003854], [111540]]

@@ -23,7 +23,7 @@ def make(std=0.3, **fields):
 
 
 @pytest.mark.parametrize('flash', [True, False])
-@pytest.mark.parametrize('n_head', [1, 2, 3, 5])
+@pytest.mark.parametrize('n_head', [1, 2, 3, 4])
 def test_attention_is_the_naive_loop(flash, n_head):
     torch.manual_seed(0)
     T, attention = 7, Attention(Config(**SMALL | dict(n_head=n_head, flash=flash)))
@@ -41,7 +41,7 @@ def test_attention_is_the_naive_loop(flash, n_head):
 
 
 @pytest.mark.parametrize('pos', POSITIONS)
-@pytest.mark.parametrize('n_head', [1, 2, 3, 7])
+@pytest.mark.parametrize('n_head', [1, 2, 3, 4])
 def test_both_attentions_agree(pos, n_head):
     fields = dict(pos=pos, n_head=n_head)
     a, b = make(flash=True, **fields), make(flash=False, **fields)

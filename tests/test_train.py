@@ -237,6 +237,7 @@ def test_early_stopping_target_and_ema(launch, toy, tmp_path):
     best, last = (run.read(tmp_path / f'b/{name}.pt') for name in ('best', 'last'))
     assert torch.equal(best['model']['head.weight'], last['ema'][[*last['model']].index('head.weight')])
     assert not torch.equal(best['model']['head.weight'], last['model']['head.weight'])
+    assert not any(t.requires_grad for t in last['ema'])
 
 
 def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):
@@ -250,8 +251,27 @@ def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):
                         f'--out_dir={tmp_path}/b', '--n_layer=3')
     assert code == 0 and 'blocks.2.mlp.fc.weight' in text, text
     assert events(tmp_path / 'b')[0]['loss'] < events(tmp_path / 'a')[0]['loss'] - 0.2
+    code, text = launch('train.py', *argv, f'--export={tmp_path}/again.pt')
+    assert code == 0 and 'left alone' in text, text
+    assert run.read(tmp_path / 'again.pt')['step'] == run.read(tmp_path / 'small.pt')['step']
     code, text = launch('train.py', *argv, '--init_from=scratch')
     assert code == 0 and (tmp_path / 'a.1/last.pt').exists() and (tmp_path / 'a/last.pt').exists(), text
+
+
+def test_a_best_without_a_last_is_moved_aside_not_overwritten(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
+    assert launch('train.py', *argv)[0] == 0
+    best = (tmp_path / 'a/best.pt').read_bytes()
+    (tmp_path / 'a/last.pt').unlink(), (tmp_path / 'a/last.pt.previous').unlink()
+    code, text = launch('train.py', *argv, '--seed=2')
+    assert code == 0 and (tmp_path / 'a.1/best.pt').read_bytes() == best, text
+
+
+def test_weight_decay_may_change_on_resume(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
+    assert launch('train.py', *argv)[0] == 0
+    code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=25', '--weight_decay=0')
+    assert code == 0 and max(losses(tmp_path / 'a')) == 25, text
 
 
 def test_a_foreign_run_is_refused_with_both_ways_out(launch, toy, tmp_path):
