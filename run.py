@@ -268,7 +268,7 @@ class Run:
         if self.terminal or now - self.spoken > 10:
             self.spoken = now
             self.say(f'step {step}/{max_iters}  loss {values["loss"]:.4f}  lr {values["lr"]:.2e}  '
-                     f'{rate:,.0f} rows/s  {duration(left)} left', live=self.terminal)
+                     f'{rate:,.0f} rows/s' + f'  {duration(left)} left' * (step > begun), live=self.terminal)
 
     def save(self, name, state):
         """Write a checkpoint; False, said aloud, if it could not be done. Ranks but the first do nothing."""
