@@ -234,6 +234,7 @@ def tabulate(rows, name='', compare=False):
         made = '\n'.join([*ruled, '', *(f'- {note}' for note in notes), '', f'`{command}`'])
         facts = {'command': command, 'rows': [{'cells': cells, 'runs': runs} for cells, runs in rows]}
         file = ROOT / 'results' / f'{name}.json'
+        file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(facts, indent=1) + '\n', encoding='utf-8')
         file.with_suffix('.md').write_text(made.join(around), encoding='utf-8')
         print(f'wrote {file} and {file.with_suffix(".md").name}')
