@@ -361,6 +361,7 @@ if __name__ == '__main__':
             swap(trained, average)
             stopped = stopping()
             save('last.pt', snapshot())
+            this.last = step, time.monotonic()          # an evaluation is no part of the rows per second
         if stopped or step >= max_iters or patience and stale >= patience:
             break
 
