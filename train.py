@@ -303,10 +303,10 @@ if __name__ == '__main__':
         """What a checkpoint holds: all one needs to go on, or to use the model without run and data."""
         return {'format': run.FORMAT, 'model': net.state_dict(), 'ema': average,
                 'optimizers': [o.state_dict() for o in optimizers], 'scale': scale, 'streak': streak,
-                'step': step, 'evaluated': evaluated,
-                'best': best, 'stale': stale, 'done': False, 'seconds': this.seconds, 'keys': keys,
-                'config': dataclasses.asdict(config), 'info': meta['info'], 'tokenizer': meta['tokenizer'],
-                'data': data.hashes(meta), 'versions': run.versions()} | more
+                'step': step, 'evaluated': evaluated, 'best': best, 'stale': stale, 'done': False,
+                'seconds': this.seconds, 'keys': keys, 'config': dataclasses.asdict(config),
+                'info': meta['info'], 'tokenizer': meta['tokenizer'], 'data': data.hashes(meta),
+                'versions': run.versions()} | more
 
     def save(name, state):
         """Save on the first process; all learn whether it could be done, and none runs ahead."""

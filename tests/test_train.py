@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import data, run, train
+import configurator, data, run, train
 from conftest import ROOT, TINY, events, losses, until
 from models import gpt
 
@@ -325,3 +325,14 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
     assert code == 0 and 'compile failed' not in text, text
     assert losses(tmp_path / 'a') == pytest.approx(losses(tmp_path / 'b'), abs=1e-4)
     assert set(run.read(tmp_path / 'a/last.pt')['model']) == set(run.read(tmp_path / 'b/last.pt')['model'])
+
+
+SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2']}
+
+
+@pytest.mark.parametrize('config', sorted(path.name for path in (ROOT / 'config').glob('*.py')))
+def test_every_config_trains(launch, toy, tmp_path, config):
+    keys = {name: value for name, value, _ in configurator.parse(ROOT / 'config' / config)[0]}
+    code, text = launch('train.py', f'config/{config}', f'--dataset={toy}', f'--out_dir={tmp_path}/a',
+                        '--max_iters=2', '--eval_interval=1', *SHRINK[keys.get('model', 'gpt')])
+    assert code == 0 and run.read(tmp_path / 'a/last.pt')['done'], text
