@@ -308,6 +308,12 @@ if __name__ == '__main__':
                 'info': meta['info'], 'tokenizer': meta['tokenizer'], 'data': data.hashes(meta),
                 'versions': run.versions()} | more
 
+    def leave():
+        """Let go of the other processes, together: one that exits first may abort another."""
+        if distributed:
+            dist.barrier()
+            dist.destroy_process_group()
+
     def save(name, state):
         """Save on the first process; all learn whether it could be done, and none runs ahead."""
         done = torch.tensor(int(this.save(name, state)), device=device)
@@ -317,6 +323,7 @@ if __name__ == '__main__':
 
     if eval_only:
         this.say(f'{eval_split} at step {this.checkpoint["step"]}: {run.listed(judge(net, eval_split))}')
+        leave()
         raise SystemExit(0)
     if this.checkpoint:
         step, evaluated, best, stale, scale, streak = (
@@ -424,7 +431,9 @@ if __name__ == '__main__':
 
     # The end: test read once, by the best; then what the model can do.
     if stopped:
-        if not save('last.pt', snapshot()):
+        saved = save('last.pt', snapshot())
+        leave()
+        if not saved:
             raise SystemExit(4)
         this.say(f'stopped at step {step} of {max_iters}, saved; to go on: {run.command(init_from="auto")}')
         raise SystemExit(128 + stopped)
@@ -441,8 +450,7 @@ if __name__ == '__main__':
     this.log('done', step=step, best=best, seconds=this.seconds)
     this.export(export)
     this.say(this.verdict(best, step))
-    if distributed:
-        dist.destroy_process_group()
+    leave()
     if not saved:
         raise SystemExit(4)
     name, goal = net.monitor

@@ -1,5 +1,5 @@
 """The loop: what a step is, and that a kill, other ranks, micro-batches or evaluations do not change it."""
-import math, subprocess, sys
+import math, signal, subprocess, sys
 
 import numpy as np
 import pytest
@@ -287,7 +287,6 @@ def test_a_foreign_run_is_refused_with_both_ways_out(launch, toy, tmp_path):
 
 def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', '--max_iters=100000', f'--out_dir={tmp_path}/a']
-    import signal
     for number, expected in (signal.SIGINT, 130), (signal.SIGTERM, 143):
         process = start('train.py', *argv)
         until(lambda: 'to go' in process.text)
@@ -295,6 +294,14 @@ def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):
         assert process.wait(20) == expected and 'to go on: python' in process.text, process.text
         step = run.read(tmp_path / 'a/last.pt')['step']
         assert step == events(tmp_path / 'a')[-1]['step']
+
+
+def test_a_signal_to_one_rank_stops_and_saves_all(start, toy, tmp_path):
+    both = start('train.py', *TINY, f'--dataset={toy}', '--max_iters=100000', f'--out_dir={tmp_path}/a', ranks=2)
+    until(lambda: 'to go' in both[0].text)
+    both[1].kill(signal.SIGTERM)
+    assert [process.wait(30) for process in both] == [143, 143], both[0].text + both[1].text
+    assert run.read(tmp_path / 'a/last.pt')['step'] == events(tmp_path / 'a')[-1]['step']
 
 
 def nan_at_step_3_and_from_step_30():
