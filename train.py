@@ -308,11 +308,12 @@ if __name__ == '__main__':
                 'info': meta['info'], 'tokenizer': meta['tokenizer'], 'data': data.hashes(meta),
                 'versions': run.versions()} | more
 
-    def leave():
-        """Let go of the other processes, together: one that exits first may abort another."""
+    def leave(code):
+        """Exit; several processes together and at once: gloo's threads may abort one that takes its time."""
         if distributed:
             dist.barrier()
-            dist.destroy_process_group()
+            os._exit(code)
+        raise SystemExit(code)
 
     def save(name, state):
         """Save on the first process; all learn whether it could be done, and none runs ahead."""
@@ -323,8 +324,7 @@ if __name__ == '__main__':
 
     if eval_only:
         this.say(f'{eval_split} at step {this.checkpoint["step"]}: {run.listed(judge(net, eval_split))}')
-        leave()
-        raise SystemExit(0)
+        leave(0)
     if this.checkpoint:
         step, evaluated, best, stale, scale, streak = (
             this.checkpoint[key] for key in ('step', 'evaluated', 'best', 'stale', 'scale', 'streak'))
@@ -431,12 +431,10 @@ if __name__ == '__main__':
 
     # The end: test read once, by the best; then what the model can do.
     if stopped:
-        saved = save('last.pt', snapshot())
-        leave()
-        if not saved:
-            raise SystemExit(4)
+        if not save('last.pt', snapshot()):
+            leave(4)
         this.say(f'stopped at step {step} of {max_iters}, saved; to go on: {run.command(init_from="auto")}')
-        raise SystemExit(128 + stopped)
+        leave(128 + stopped)
     if best:
         chosen = configurator.build(run.read(this.path / 'best.pt'), device)
         if 'test' in splits:
@@ -450,9 +448,7 @@ if __name__ == '__main__':
     this.log('done', step=step, best=best, seconds=this.seconds)
     this.export(export)
     this.say(this.verdict(best, step))
-    leave()
-    if not saved:
-        raise SystemExit(4)
     name, goal = net.monitor
-    if target and not (best and (best['value'] <= target if goal == 'min' else best['value'] >= target)):
-        raise Refused(f'target missed: val {name} is {best.get("value")}, asked for {target}', code=7)
+    missed = target and not (best and (best['value'] <= target if goal == 'min' else best['value'] >= target))
+    this.say(f'target missed: val {name} is {best.get("value")}, asked for {target}' if missed else '')
+    leave(7 if missed and saved else 0 if saved else 4)
