@@ -297,7 +297,8 @@ def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):
 
 
 def test_a_signal_to_one_rank_stops_and_saves_all(start, toy, tmp_path):
-    both = start('train.py', *TINY, f'--dataset={toy}', '--max_iters=100000', f"--out_dir={tmp_path}/a", ranks=2)
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--max_iters=100000']
+    both = start('train.py', *argv, ranks=2)
     until(lambda: 'to go' in both[0].text)
     both[1].kill(signal.SIGTERM)
     assert [process.wait(30) for process in both] == [143, 143], both[0].text + both[1].text
