@@ -267,6 +267,16 @@ def test_a_best_without_a_last_is_moved_aside_not_overwritten(launch, toy, tmp_p
     assert code == 0 and (tmp_path / 'a.1/best.pt').read_bytes() == best, text
 
 
+def test_a_damaged_last_gives_way_to_the_one_before_it_loudly(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
+    assert launch('train.py', *argv)[0] == 0
+    whole = (tmp_path / 'a/last.pt').read_bytes()
+    (tmp_path / 'a/last.pt').write_bytes(whole[:-1])
+    code, text = launch('train.py', *argv)
+    assert code == 0 and 'not a whole checkpoint' in text and 'going on from' in text, text
+    assert run.read(tmp_path / 'a/last.pt')['done']
+
+
 def test_weight_decay_may_change_on_resume(launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
     assert launch('train.py', *argv)[0] == 0
