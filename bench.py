@@ -61,7 +61,7 @@ class Ours:
         self.net = module.Model(self.config).to(device)
         self.optimizers = train.make_optimizers(self.net, keys['optimizer'], keys['learning_rate'],
                                                 keys['weight_decay'], (keys['beta1'], keys['beta2']),
-                                                keys['momentum'])
+                                                keys['momentum'], dtype)
         self.weights = [p for p in self.net.parameters() if p.requires_grad]
         if compile:
             self.net.compile(fullgraph=True, dynamic=bool(self.split.ragged))

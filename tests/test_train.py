@@ -56,7 +56,7 @@ def test_inverse_sqrt_is_the_papers():
 @pytest.mark.parametrize('tie', [False, True])
 def test_every_parameter_is_in_one_group(optimizer, tie):
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2, pos='learned', tie=tie))
-    made = train.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9)
+    made = train.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9, 'float32')
     groups = [g for o in made for g in o.param_groups]
     owned = [p for g in groups for p in g['params']]
     assert len(owned) == len({id(p) for p in owned}) == len(list(net.parameters()))
@@ -64,9 +64,35 @@ def test_every_parameter_is_in_one_group(optimizer, tie):
     assert decayed == {id(p) for n, p in net.named_parameters() if p.dim() == 2 and 'embed' not in n}
 
 
+@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
+def test_muon_is_torchs_muon(weight_decay):
+    torch.manual_seed(0)
+    shapes = [(16, 16), (16, 48), (16, 16), (64, 16), (16, 48)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    one = train.Muon(ours, 0.1, weight_decay, 0.9, torch.float32)
+    other = torch.optim.Muon(theirs, 0.1, weight_decay, 0.9, adjust_lr_fn='match_rms_adamw')     # in bfloat16
+    before = [p.detach().clone() for p in ours]
+    for _ in range(3):
+        for p, q in zip(ours, theirs):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        one.step()
+        other.step()
+    for p, q, old in zip(ours, theirs, before):
+        assert (p - q).norm() < 0.02 * (p - old).norm()
+
+
+def test_orthogonal_brings_singular_values_close_to_one():
+    for shape in (3, 8, 32), (2, 32, 8), (1, 16, 16):
+        values = torch.linalg.svdvals(train.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
+        assert values.min() > 0.6 and values.max() < 1.3
+    assert not train.orthogonal(torch.zeros(1, 4, 4)).any()
+
+
 def test_muon_takes_the_matrices_of_the_blocks_only():
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2))
-    _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9)
+    _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
     assert [id(p) for p in muon.param_groups[0]['params']] == [id(p) for p in net.blocks.parameters()]
 
 
