@@ -52,7 +52,6 @@ min_lr = 0.0            # where the schedule ends
 max_iters = 2000        # steps
 epochs = 0.0            # passes over the data; sets max_iters unless 0
 weight_decay = 0.1      # on matrices, not on embeddings and vectors
-ns_steps = 5            # for the ablation
 beta1 = 0.9             # AdamW's memory of the gradient
 beta2 = 0.99            # AdamW's memory of its square
 momentum = 0.95         # of SGD and Muon, Nesterov's
@@ -93,7 +92,7 @@ def orthogonal(matrices):
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.mT if tall else matrices       # the products are smaller so
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(ns_steps):
+    for _ in range(5):
         xx = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(xx, xx, xx, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x.mT if tall else x

@@ -27,11 +27,6 @@ class Config:
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # how a position is told
     flash: bool = True              # scaled_dot_product_attention; False: attention as the paper writes it
     tie: bool = False               # one matrix for embedding and output
-    norm: Literal['layer', 'rms'] = 'layer'     # for the ablation
-    qk_norm: bool = True            # for the ablation
-    activation: Literal['relu2', 'relu', 'gelu'] = 'relu2'  # for the ablation
-    init: Literal['zero', 'gpt2'] = 'zero'      # for the ablation
-    stream: Literal['float32', 'bfloat16'] = 'float32'      # for the ablation
     label_smoothing: float = 0.0    # share of the target spread over the vocabulary; not in the reported loss
 
     def __post_init__(self):
@@ -47,11 +42,8 @@ class Config:
             raise ValueError('\n'.join(problems))
 
 
-KIND = 'layer'
-
-
 def norm(x):
-    return F.rms_norm(x, (x.size(-1),)) if KIND == 'rms' else F.layer_norm(x, (x.size(-1),))
+    return F.layer_norm(x, (x.size(-1),))
 
 
 def angles(position, width):
@@ -79,8 +71,7 @@ class Attention(nn.Module):
     def forward(self, x, rope, bias, past=None):
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-        qk = norm(qkv[:2]) if self.config.qk_norm else qkv[:2]
-        q, k = rotate(qk, *rope) if rope else qk
+        q, k = rotate(norm(qkv[:2]), *rope) if rope else norm(qkv[:2])
         v = qkv[2]
         if past is not None:                                                # the cache: what was made before
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)   # (B, nh, S, hs)
@@ -100,15 +91,10 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.activation = config.activation
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x):
-        if self.activation == 'gelu':
-            return self.proj(F.gelu(self.fc(x)))
-        if self.activation == 'relu':
-            return self.proj(F.relu(self.fc(x)))
         h = F.relu(self.fc(x))
         return self.proj(h * h)             # squared ReLU; `square` would leave bfloat16
 
@@ -145,13 +131,8 @@ class Model(nn.Module):
     def init(self):
         """Normal embeddings; matrices uniform in +-sqrt(3 / fan_in), of unit gain; zeros to close a block
         and for the output: each block begins as the identity and the first loss is ln V."""
-        global KIND
-        KIND = self.config.norm
         for name, weight in self.named_parameters():
-            if self.config.init == 'gpt2':
-                depth = 2 * self.config.n_layer if name.endswith('proj.weight') else 1
-                nn.init.normal_(weight, std=0.02 / depth**0.5)
-            elif name.endswith('proj.weight') or name == 'head.weight':
+            if name.endswith('proj.weight') or name == 'head.weight':
                 nn.init.zeros_(weight)
             elif name.startswith('embed'):
                 nn.init.normal_(weight, std=0.02 if self.config.tie else 1.0)
@@ -176,8 +157,6 @@ class Model(nn.Module):
             angle = angles(position, head_size).unsqueeze(-3)                   # (..., 1, T, hs / 2)
             rope = angle.cos(), angle.sin()
         x, new = self.drop(norm(x)), []
-        if self.config.stream == 'bfloat16' and torch.is_autocast_enabled('cpu'):
-            x = x.bfloat16()
         for i, block in enumerate(self.blocks):
             x, pair = block(x, rope, bias, past[i] if past else None)
             new.append(pair)
