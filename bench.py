@@ -56,6 +56,7 @@ class Ours:
         self.progress = {'progress': torch.tensor(0.5, device=device)} if 'progress' in arguments else {}
         self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
                                 getattr(self.config, 'block_size', 0), device, keys['pad_to'])
+        torch.set_num_threads(keys['threads'] or torch.get_num_threads())
         self.dtype = getattr(torch, dtype)
         self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')
         self.net = module.Model(self.config).to(device)

@@ -36,10 +36,12 @@ class Config:
                      for name in ('dropout', 'label_smoothing') if not 0 <= getattr(self, name) < 1]
         if self.n_embd < 4 * self.n_head:       # of two normed numbers nothing but the order is left
             problems.append(f'n_embd {self.n_embd} gives {self.n_head} heads less than four numbers each')
-        if self.pos == 'sinusoidal' and self.n_embd % 2:
-            problems.append(f'sinusoidal positions need an even n_embd, got {self.n_embd}')
         if problems:
             raise ValueError('\n'.join(problems))
+
+    @property
+    def head_size(self):
+        return self.n_embd // self.n_head // 2 * 2
 
 
 def norm(x):
@@ -48,14 +50,13 @@ def norm(x):
 
 def angles(position, width):
     """Angle of each position at width / 2 frequencies of 10000^(-2i / width) radians: (..., width / 2)."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=position.device).float() / width)
-    return position[..., None] * frequency
+    return position[..., None] * 10000.0 ** (-torch.arange(0, width, 2, device=position.device) / width)
 
 
 def rotate(x, cos, sin):
-    """Turn each pair (x_i, x_{i + hs / 2}) by its position's angle: scores then depend on distance alone."""
-    (a, b), cos, sin = x.chunk(2, -1), cos.to(x.dtype), sin.to(x.dtype)     # (..., T, hs / 2) each
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    """Turn each pair (x_i, x_{i + hs / 2}) by its position's angle: scores then depend on distance alone.
+    cos and sin (..., T, hs) are of minus the angle in their first half, of the angle in their second."""
+    return x * cos.to(x.dtype) + x.roll(x.size(-1) // 2, -1) * sin.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -64,20 +65,20 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        inner = config.n_head * (config.n_embd // config.n_head // 2 * 2)
+        inner = config.n_head * config.head_size
         self.qkv = nn.Linear(config.n_embd, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, config.n_embd, bias=False)
 
     def forward(self, x, rope, bias, past=None):
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-        q, k = rotate(norm(qkv[:2]), *rope) if rope else norm(qkv[:2])
-        v = qkv[2]
-        if past is not None:                                                # the cache: what was made before
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)   # (B, nh, S, hs)
+        (q, k), v = rotate(norm(qkv[:2]), *rope) if rope else norm(qkv[:2]), qkv[2]
+        if past is not None:                                    # the cache: of S tokens, the last T are new
+            past[0, :, :, -T:], past[1, :, :, -T:] = k, v
+            k, v = past                                                                 # (B, nh, S, hs)
         y = (F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None) if self.config.flash
              else self.weights(q, k, bias) @ v)
-        return self.proj(y.transpose(1, 2).reshape(B, T, -1)), (k, v)
+        return self.proj(y.transpose(1, 2).reshape(B, T, -1))
 
     def weights(self, q, k, bias):
         """softmax(q k^T / sqrt(hs) + bias), where -inf is for what a query may not see: (B, nh, T, S)."""
@@ -107,9 +108,8 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x, rope, bias, past=None):
-        y, past = self.attention(norm(x), rope, bias, past)
-        x = x + self.drop(y)
-        return x + self.drop(self.mlp(norm(x))), past
+        x = x + self.drop(self.attention(norm(x), rope, bias, past))
+        return x + self.drop(self.mlp(norm(x)))
 
 
 class Model(nn.Module):
@@ -141,26 +141,26 @@ class Model(nn.Module):
 
     def logits(self, tokens):
         """Next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
-        return self.continued(tokens, torch.arange(tokens.size(1), device=tokens.device))[0]
+        return self.continued(tokens, torch.arange(tokens.size(1), device=tokens.device))
 
     def continued(self, tokens, position, bias=None, past=None):
-        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T), after `past`, a pair (B, nh, S, hs) each;
-        and the new past. `bias` (B, 1, T, S + T) is -inf where a query may not look: None is for ahead."""
+        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T). `bias` (B, 1, T, S) is -inf where a query
+        may not look: None is for ahead. `past` (n_layer, 2, B, nh, S, hs) has the keys and values of those
+        before and is given the T new ones at its end; None if there are none before."""
         x, rope = self.embed(tokens), None
         if self.config.pos == 'learned':
             x = x + self.embed_pos(position)
         elif self.config.pos == 'sinusoidal':
-            angle = angles(position, self.config.n_embd)
-            x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)     # Vaswani et al. 2017, 3.5
+            angle = angles(position, self.config.n_embd)                        # Vaswani et al. 2017, 3.5
+            x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :x.size(-1)]
         elif self.config.pos == 'rope':
-            head_size = self.config.n_embd // self.config.n_head // 2 * 2
-            angle = angles(position, head_size).unsqueeze(-3)                   # (..., 1, T, hs / 2)
+            angle = angles(position, self.config.head_size).unsqueeze(-3)       # (..., 1, T, hs / 2)
+            angle = torch.cat([-angle, angle], -1)                              # (..., 1, T, hs)
             rope = angle.cos(), angle.sin()
-        x, new = self.drop(norm(x)), []
+        x = self.drop(norm(x))
         for i, block in enumerate(self.blocks):
-            x, pair = block(x, rope, bias, past[i] if past else None)
-            new.append(pair)
-        return self.head(norm(x)).float(), new
+            x = block(x, rope, bias, None if past is None else past[i])
+        return self.head(norm(x)).float()
 
     def forward(self, tokens):
         """Sums over windows (B, T + 1): negative log likelihood in nats, tokens, and the loss to minimise."""
@@ -174,26 +174,27 @@ class Model(nn.Module):
         loss = total['nll'] / total['count']
         return {'loss': loss, 'perplexity': math.exp(min(loss, 700))}
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(self, prompts, max_new_tokens, choose, cache=True):
         """Yield (B,) new ids, `max_new_tokens` times; stop whenever you have seen enough.
 
         prompts: lists of ids, not empty, of different lengths if need be; choose: (B, V) logits -> (B,) ids.
         A full context drops its older half and reads the rest anew. cache=False reads all of it every time.
         """
-        device, longest, T = self.embed.weight.device, max(map(len, prompts)), self.config.block_size
+        device, c = self.embed.weight.device, self.config
+        past = torch.zeros(c.n_layer, 2, len(prompts), c.n_head, c.block_size, c.head_size, device=device)
+        longest, read = max(map(len, prompts)), 0                           # tokens read into the cache
         tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
-        start, past = torch.tensor([longest - len(p) for p in prompts], device=device), None    # of prompts
+        start = torch.tensor([longest - len(p) for p in prompts], device=device)            # of the prompts
         for _ in range(max_new_tokens):
-            if tokens.size(1) > T:
-                drop = tokens.size(1) - (T + 1) // 2
-                tokens, start, past = tokens[:, drop:], (start - drop).clamp(min=0), None
-            slot = torch.arange(tokens.size(1), device=device)
-            new = slot[-1 if past else 0:]                                  # (N,), those not in the cache
+            if tokens.size(1) > c.block_size:
+                drop = tokens.size(1) - (c.block_size + 1) // 2
+                tokens, start, read = tokens[:, drop:], (start - drop).clamp(min=0), 0
+            slot = torch.arange(tokens.size(1), device=device)              # (S,)
+            new = slot[read:]                                               # (N,), those not in the cache
             seen = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)
-            bias = torch.zeros(seen.shape, device=device).masked_fill(~seen, -torch.inf)[:, None]
+            bias = torch.where(seen, 0.0, -torch.inf)[:, None]
             position = (new - start[:, None]).clamp(min=0)                  # (B, N)
-            logits, past = self.continued(tokens[:, new], position, bias, past)
-            past, chosen = past if cache else None, choose(logits[:, -1])
-            yield chosen
-            tokens = torch.cat([tokens, chosen[:, None]], 1)
+            room = past[..., :len(slot), :] if cache else None
+            yield (chosen := choose(self.continued(tokens[:, read:], position, bias, room)[:, -1]))
+            tokens, read = torch.cat([tokens, chosen[:, None]], 1), len(slot) * cache
