@@ -1,7 +1,9 @@
-"""Pictures and tables of runs, from their log.jsonl alone.
+"""Pictures and tables of runs, from their log.jsonl.
 
     python plot.py out/a out/b                                       # loss on val, on train faint behind it
     python plot.py out/a out/b --what=grad_norm --x=seconds --log=y  # whatever else was logged
+    python plot.py --what=confusion out/a                            # which class is taken for which
+    python plot.py --what=reliability out/a/test.jsonl               # is it right as often as it believes?
     python plot.py --table out/a out/b                               # what each reached, when, at what cost
     python plot.py --name=shakespeare out/a out/b                    # the same, kept in results/ as well
 
@@ -20,7 +22,7 @@ import configurator, run
 from configurator import ROOT, Refused
 
 # --- a picture
-what = 'loss'           # the quantity: any number in the train or eval lines of log.jsonl
+what = 'loss'           # any number in the train or eval lines of log.jsonl; or confusion, reliability
 x: Literal['step', 'seconds', 'epoch'] = 'step'         # over what
 log: Literal['none', 'x', 'y', 'xy'] = 'none'           # the logarithmic axes
 out = 'plot.png'        # where it is written
@@ -87,7 +89,6 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
     none; of seeds the mean in a band of one standard deviation. Raises Refused, nothing written, if a run has
     not logged it."""
     from matplotlib import colormaps
-    from matplotlib.figure import Figure        # pyplot would open windows and keep state
 
     def logged(r, *splits):
         numbers = (line.items() for split in splits for line in r[split])
@@ -98,7 +99,7 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
         lacking = ', '.join(r['run'] for r in runs if not {what, x} <= logged(r, 'val', 'train'))
         known = ', '.join(sorted(set.intersection(*(logged(r, 'val', 'train') for r in runs))))
         raise Refused(f'no {what} over {x} in {lacking or "all runs"}; there is {known or "nothing"}', code=3)
-    figure, groups = Figure((8, 4.8), dpi=150, layout='constrained'), grouped(runs)
+    figure, groups = sheet(8, 4.8), grouped(runs)
     axes = figure.subplots()
     many = colormaps['viridis'](np.linspace(0, 0.9, len(groups)))
     for colour, (cells, seeds) in zip(COLOURS if len(groups) <= len(COLOURS) else many, groups):
@@ -123,6 +124,17 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
     axes.grid(alpha=0.2, which='both')
     if len(runs) > 1:
         axes.legend(frameon=False, fontsize='small')
+    keep(figure, out)
+
+
+def sheet(width, height):
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure        # pyplot would open windows and keep state
+    return Figure((width, height), dpi=150, layout='constrained')
+
+
+def keep(figure, out):
+    """Write a figure and say so. Raises Refused if that cannot be."""
     try:
         figure.savefig(out)
     except (OSError, ValueError) as error:      # no such folder, no such format
@@ -148,6 +160,86 @@ def series(seeds, split, what, x):
     return where, mean, values[..., 1].std(0, ddof=1) if len(seeds) > 1 else np.zeros(len(steps))
 
 
+def confusion(r, out='plot.png'):
+    """Draw the confusion matrix of a run's last evaluation on test, else on val: the number of rows of each
+    true class that are taken for each class, coloured by its share of the true class. Raises Refused if no
+    evaluation logged one."""
+    found = [line for line in r['val'] + r['test'] if 'confusion' in line]
+    if not found:
+        raise Refused(f'no confusion in {r["run"]}: only a classifier\'s evaluation logs one', code=3)
+    count = np.array(found[-1]['confusion'])            # (n, n), rows true, columns predicted
+    share, n = count / np.maximum(count.sum(1, keepdims=True), 1), len(count)
+    try:
+        names = run.read(run.find(r['run'])).get('info', {}).get('classes', [])
+    except Refused:                                     # the log is enough, but for the names
+        names = []
+    few = n <= 12
+    side = max(5, 2 + n * (0.5 if few else 0.3))
+    figure = sheet(side, side)
+    axes = figure.subplots()
+    axes.imshow(share, 'Blues', vmin=0, vmax=1)
+    for i, j in zip(*np.nonzero(count + few)):          # zeros of many classes would only crowd
+        axes.text(j, i, f'{count[i, j]:.0f}', size=8 if few else 6, ha='center', va='center',
+                  color='white' if share[i, j] > 0.5 else 'black' if count[i, j] else 'silver')
+    labels = names if len(names) == n else [*map(str, range(n))]
+    axes.set_xticks(range(n), labels, rotation=90, parse_math=False)
+    axes.set_yticks(range(n), labels, parse_math=False)
+    axes.set(xlabel='predicted', ylabel='true')
+    axes.set_title(f'{r["keys"]["model"]} on {r["keys"]["dataset"]}, {found[-1]["split"]} at step '
+                   f'{found[-1]["step"]:,}\n{count.trace():,.0f} of {count.sum():,.0f} right', loc='left',
+                   size='medium')
+    keep(figure, out)
+
+
+def calibration(correct, confidence, bins=15):
+    """What a classifier's confidence, its probability for the class that it predicts, is worth: which bins
+    have rows, how many, their accuracies and mean confidences, (k,) each; and the expected calibration error,
+    the mean over all rows of |accuracy - mean confidence| of their bin (Guo et al. 2017, equation 3). The
+    inputs are (n,); of bins of equal width the m-th is (m / bins, (m + 1) / bins]."""
+    place = np.ceil(np.multiply(confidence, bins)).astype(int) - 1
+    n, right, sure = (np.bincount(place, weights, bins) for weights in (None, correct, confidence))
+    kept = n.nonzero()[0]
+    return kept, n[kept], right[kept] / n[kept], sure[kept] / n[kept], abs(right - sure).sum() / len(place)
+
+
+def reliability(path, out='plot.png', bins=15):
+    """Draw accuracy over confidence, in bins, from the lines that sample.py wrote into a file (of a run's
+    folder: into test.jsonl); beneath, how many rows are so confident. Raises Refused if there are no such."""
+    file, correct, confidence = path / 'test.jsonl' if path.is_dir() else path, [], []
+    try:
+        for line in file.read_text(encoding='utf-8').splitlines():
+            row = json.loads(line)
+            share = row['probabilities'][row['predicted']]
+            if not 0 < share <= 1:
+                raise ValueError
+            correct.append(row['true'] == row['predicted'])
+            confidence.append(share)
+    except OSError as error:
+        raise Refused(f'{file}: {error.strerror}',
+                      f'to make it: python sample.py --out_dir={file.parent} --out={file}', code=3)
+    except (ValueError, LookupError, TypeError):
+        raise Refused(f'{file}:{len(correct) + 1} is no line of probabilities from sample.py', code=3)
+    if not correct:
+        raise Refused(f'{file} is empty', code=3)
+    kept, n, accuracy, sure, gap = calibration(correct, confidence, bins)
+    figure = sheet(5.5, 6.5)
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    above.plot([0, 1], [0, 1], '--', color='grey', label='perfectly calibrated')
+    above.vlines(sure, sure, accuracy, color=COLOURS[1], linewidth=3, alpha=0.5, label='gap', zorder=1)
+    above.plot(sure, accuracy, 'o-', color=COLOURS[0], clip_on=False, label=f'one of {bins} bins')
+    below.bar(kept / bins, n / len(correct), 1 / bins, align='edge', color=COLOURS[0], edgecolor='white')
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy')
+    below.set(xlabel='confidence', ylabel='share of rows')
+    means = f'accuracy {np.mean(correct):.4f}, mean confidence {np.mean(confidence):.4f}'
+    above.set_title(f'{file.name}: expected calibration error {gap:.4f}\n{len(correct):,} rows, {means}',
+                    loc='left', size='medium')
+    above.legend(frameon=False, fontsize='small')
+    for axes in above, below:
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.2)
+    keep(figure, out)
+
+
 # --- tables
 
 def summary(r):
@@ -164,8 +256,10 @@ def summary(r):
         raise Refused(f'{r["run"]} has no evaluation on val yet', code=3)
     best = (min if goal == 'min' else max)(evaluated, key=lambda line: line[metric])
     facts = {key: value for key, value in r.items() if key not in ('train', 'val', 'test')}
-    return facts | {'metric': metric, 'goal': goal, 'best': best[metric], 'step': best['step'], 'val': best,
-                    'test': r['test'][-1] if r['test'] else {}}
+    val, test = ({key: value for key, value in line.items() if not isinstance(value, list)}     # no confusion
+                 for line in (best, r['test'][-1] if r['test'] else {}))
+    return facts | {'metric': metric, 'goal': goal, 'best': best[metric], 'step': best['step'], 'val': val,
+                    'test': test}
 
 
 def spread(values, digits):
@@ -257,9 +351,15 @@ if __name__ == '__main__':
     globals().update(settings.knobs)
     if not settings.files:
         raise Refused('of which runs? as in: python plot.py out/a out/b')
-    runs = [read(path) for path in dict.fromkeys(map(Path, settings.files))]
+    paths = list(dict.fromkeys(map(Path, settings.files)))
     if table or name:
         tabulate([({'run': seeds[0]['run'] + f' +{len(seeds) - 1}' * (len(seeds) > 1), **cells}, seeds)
-                  for cells, seeds in grouped(runs)], name)
+                  for cells, seeds in grouped([*map(read, paths)])], name)
+    elif what not in ('confusion', 'reliability'):
+        curves([*map(read, paths)], what, x, log, out)
+    elif len(paths) > 1:
+        raise Refused(f'--what={what} is of one run at a time, got {len(paths)}')
+    elif what == 'confusion':
+        confusion(read(paths[0]), out)
     else:
-        curves(runs, what, x, log, out)
+        reliability(paths[0], out)

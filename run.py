@@ -241,10 +241,9 @@ class Run:
         """Append a line to log.jsonl. A log that cannot be written is said once and stops nothing."""
         if not self.master:
             return
-        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:
             with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
-                file.write(json.dumps({'event': event, **values}) + '\n')
+                file.write(json.dumps(plain({'event': event, **values})) + '\n')
         except OSError as error:
             if not self.complained:
                 self.say(f'WARNING: {self.path}/log.jsonl cannot be written ({error.strerror}); going on')
@@ -292,7 +291,8 @@ class Run:
 
     def verdict(self, best, step, seconds=None):
         """The last line of a run: its best value, when, the time, and what to do next."""
-        reached = f'best val {best["name"]} {best["value"]:.4f} at step {best["step"]}, ' if best else ''
+        reached = (f'best val {best["name"]} {best["value"]:.4f} at step {best["step"]}, '
+                   if best and best['value'] is not None else '')
         return (f'{reached}{step} steps in {duration(seconds or self.seconds)}; '
                 f'next: python sample.py --out_dir={shlex.quote(str(self.path))}')
 
@@ -322,6 +322,15 @@ def recorded(line):
         return json.loads(line).get('step', 0) if line.endswith('\n') else math.inf
     except (ValueError, AttributeError):
         return math.inf
+
+
+def plain(value):
+    """`value` with null, as JSON has it, for every number in it that is not finite."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def listed(metrics):

@@ -1,33 +1,46 @@
-"""What a trained model produces. It needs the run folder or checkpoint alone: no data set, no network.
+"""What a trained model produces: text, or classes. It needs the run folder or checkpoint alone: no network,
+and the data set only where rows of it are asked for.
 
     python sample.py --out_dir=out/shakespeare --start='ROMEO:' --num_samples=3
     python sample.py --out_dir=out/stdlib --start=FILE:prompt.txt --temperature=0
     echo 'def main(' | python sample.py --out_dir=out/stdlib --start=-
+    python sample.py --out_dir=out/cifar10                      # 25 test pictures, each with its class
+    python sample.py --out_dir=out/cifar10 --start=cat.jpg      # a picture of your own
+    python sample.py --out_dir=out/cifar10 --out=test.jsonl     # all of test, a line of probabilities per row
 """
-import functools, os, sys
+import functools, inspect, json, math, os, sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
-import configurator, run, search
+import configurator, data, run, search
 from configurator import Refused
 from data.tokenizer import load
 
 # --- what to read
 out_dir = 'out/stdlib'  # a run folder (its best.pt) or a .pt file
-start = ''              # what the text begins with; FILE:path reads it from a file, - from the standard input
-stop = ''               # a string that ends a sample
+start = ''              # what a text begins with, FILE:path to read it, - for the standard input; a picture
 # --- what to make
-num_samples = 1         # samples, made together
+num_samples = 0         # texts, made together, or pictures of a grid; 0: 1 text, 25 pictures
+seed = 1337             # of the sampling, or of which pictures
+# --- of text alone
+stop = ''               # a string that ends a sample
 max_new_tokens = 500    # tokens in each
 temperature = 0.8       # below 1 safer, above 1 wilder, 0 always the likeliest token
 top_k = 0               # only from the k likeliest tokens; 0: all
 top_p = 1.0             # only from the fewest tokens that together have this probability; 0: the likeliest
 min_p = 0.0             # only from tokens of at least this share of the likeliest's probability; 0: all
-seed = 1337             # of the sampling
+# --- of classes alone
+split = ''              # which rows of the data set; empty: test, where there is one, else val
+out = ''                # FILE.png, a grid; FILE.jsonl, a line per row; empty: samples.png beside the model
 # --- machine
 device = 'auto'         # auto, cpu, cuda, mps
 
+MISTAKE = 213, 94, 0    # the colour of one, 8 bits of red, green and blue: Okabe & Ito's vermilion
+
+
+# --- text
 
 def continuations(net, ids, max_new_tokens, choose, decode, stop='', cache=True):
     """Yield, after every new token, the texts with which the model has continued each of `ids`, lists of ids.
@@ -56,44 +69,188 @@ def preview(net, meta):
     return f'{line}\n{text.strip()}\n{line}'
 
 
-if __name__ == '__main__':
-    globals().update(configurator.read(__file__, sys.argv[1:]).knobs)
-    problems = [f'{name} must be from {least} to {most}, got {globals()[name]}' for name, least, most in (
-                ('num_samples', 1, 10000), ('max_new_tokens', 0, 10**9), ('temperature', 0, 1e9),
-                ('top_k', 0, 10**9), ('top_p', 0, 1), ('min_p', 0, 1), ('seed', 0, 2**63 - 1))
-                if not least <= globals()[name] <= most]
-    if problems:
-        raise Refused(*problems)
-    checkpoint = run.read(run.find(out_dir))
-    device, *_ = configurator.resolve(device)
-    net, tokenizer = configurator.build(checkpoint, device), load(checkpoint['tokenizer'])
-    if not hasattr(net, 'generate') or not tokenizer:
-        raise Refused(f'{out_dir} makes no text: its model cannot generate or it has no tokenizer')
+def write(net, checkpoint):
+    """Print samples, as the knobs above say; a single one on a terminal while it grows."""
+    tokenizer, prompt, count = load(checkpoint['tokenizer']), start, num_samples or 1
+    if not tokenizer:
+        raise Refused(f'{out_dir} makes no text: it has no tokenizer')
     try:
         if start.startswith('FILE:'):
-            start = Path(start[5:]).read_text(encoding='utf-8-sig')
+            prompt = Path(start[5:]).read_text(encoding='utf-8-sig')
         elif start == '-':
-            start = sys.stdin.read().removeprefix('\ufeff')
+            prompt = sys.stdin.read().removeprefix('\ufeff')
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f'--start: {error}', code=3)
-    if not start:
+    if not prompt:
         print('an empty prompt: the model begins', file=sys.stderr)
-    ids, room = tokenizer.encode(start) or tokenizer.begin(), net.config.block_size
+    ids, room = tokenizer.encode(prompt) or tokenizer.begin(), net.config.block_size
     if len(ids) > room:
         print(f'the prompt has {len(ids)} tokens, of which the model sees the last {room}', file=sys.stderr)
     generator = torch.Generator(device).manual_seed(seed)
     choose = functools.partial(search.sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                                generator=generator)
-    texts, shown, streams = [''] * num_samples, 0, num_samples == 1 and sys.stdout.isatty()
+    texts, shown, streams = [''] * count, 0, count == 1 and sys.stdout.isatty()
     try:
-        print(start if streams else '', end='', flush=True)
-        made = continuations(net, [ids[-room:]] * num_samples, max_new_tokens, choose, tokenizer.decode, stop)
+        print(prompt if streams else '', end='', flush=True)
+        made = continuations(net, [ids[-room:]] * count, max_new_tokens, choose, tokenizer.decode, stop)
         for texts in made:
             safe = len(texts[0]) - max(len(stop) - 1, texts[0].endswith('\ufffd'))     # the rest may change
             if streams and safe > shown:
                 print(texts[0][shown:safe], end='', flush=True)
                 shown = safe
         line = f'\n{"-" * 80}\n'
-        print(texts[0][shown:] if streams else line.join(start + text for text in texts))
+        print(texts[0][shown:] if streams else line.join(prompt + text for text in texts))
     except BrokenPipeError:                 # nobody reads on: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+# --- classes
+
+def labelled(net, checkpoint, name=''):
+    """The split `name` of the data set that the model was trained on: what its `logits` reads, and the label.
+    Raises Refused, code 3, if it is not here or not the same any more."""
+    dataset, prepare = (checkpoint['keys'].get(key, '') for key in ('dataset', 'prepare'))
+    path, fields = data.folder(dataset), [*inspect.signature(net.logits).parameters, 'label']
+    if not (path / 'meta.json').exists():
+        raise Refused(f'the data set that {out_dir} was trained on is not here: {path}',
+                      *[f'to make it: python {path}/prepare.py {prepare}'] * (path / 'prepare.py').exists(),
+                      'a picture of your own needs none: --start=FILE', code=3)
+    meta = data.check(dataset)
+    name = name or next(name for name in ('test', 'val', *meta['splits']) if name in meta['splits'])
+    if name not in meta['splits']:
+        raise Refused(f'split {name!r}: {dataset} has {", ".join(meta["splits"])}')
+    now, was = data.hashes(meta), checkpoint.get('data', {})
+    changed = [field for field in fields if now.get(f'{name}.{field}') != was.get(f'{name}.{field}')]
+    if changed:
+        raise Refused(f'{path} is not what {out_dir} was trained on: {" and ".join(changed)} of {name} '
+                      'changed since; prepare it as it was then', code=3)
+    return data.Split(dataset, name, fields, getattr(net.config, 'block_size', 0), device)
+
+
+@torch.no_grad()
+def classify(net, split, rows):
+    """What a classifier makes of ascending `rows` of a split, in float32 and on the CPU: their true classes
+    (n,), those it predicts (n,), its probabilities (n, n_class)."""
+    order, found = split.by_length(rows), []
+    for i in range(0, len(order), 64):
+        batch = split.batch(order[i:i + 64])
+        true, logits = batch.pop('label'), net.logits(**batch)
+        found.append((true.cpu(), logits.argmax(1).cpu(), logits.softmax(1).cpu()))
+    back = torch.from_numpy(np.argsort(order))
+    return [torch.cat(parts)[back] for parts in zip(*found)]
+
+
+def grid(images, true, predicted, surely, names, title, file):
+    """Draw (n, C, H, W) uint8 pictures, a square for every pixel, each over the class it is taken for and how
+    surely, a share. A mistake is framed and crossed and told what it is. Raises OSError."""
+    from matplotlib.figure import Figure
+    scale = math.ceil(160 / images.shape[3])
+    images = images[:, :3 if images.shape[1] > 2 else 1].repeat(scale, 2).repeat(scale, 3)
+    (n, _, H, W), columns, dpi = images.shape, math.ceil(math.sqrt(len(images))), 128
+    height, width = 44 + math.ceil(n / columns) * (H + 52), max(420, 20 + columns * (W + 20))    # pixels
+    canvas, figure = np.full((height, width, 3), 255, np.uint8), Figure((width / dpi, height / dpi), dpi=dpi)
+
+    def say(x, y, text, size=7, color='black'):
+        figure.text(x / width, 1 - y / height, text, size=size, color=color, va='top', parse_math=False)
+
+    def short(name, room=W // 7 - 5):
+        return name if len(name) <= room else f'{name[:room - 1]}…'
+
+    say(20, 12, title, 8)
+    for i, (image, t, p, share) in enumerate(zip(images, true, predicted, surely)):
+        x, y, color = 20 + i % columns * (W + 20), 44 + i // columns * (H + 52), 'black'
+        if t != p:
+            canvas[y - 5:y + H + 5, x - 5:x + W + 5], color = MISTAKE, np.divide(MISTAKE, 255)
+            say(x, y + H + 23, f'is {short(names[t])}', color=color)
+        canvas[y:y + H, x:x + W] = image.transpose(1, 2, 0)
+        say(x, y + H + 7, f'{"✗ " * (t != p)}{short(names[p])} {share:.0%}', color=color)
+    figure.figimage(canvas)
+    figure.savefig(file, dpi=dpi)
+
+
+def recognise(net, file, size, names):
+    """Print the likeliest classes of the picture in a file, brought to `size`, (height, width), if any.
+    Raises Refused, code 3, if it is not there or does not decode."""
+    from data import picture
+    try:
+        with picture.Image.open(file) as image:
+            mode = image.mode
+        image = picture.rgb(file).convert('L' if net.config.channels == 1 else 'RGB')
+    except Exception as error:          # PIL raises nearly everything, from SyntaxError to struct.error
+        raise Refused(f'--start={file}: {getattr(error, "strerror", None) or error}', code=3)
+    (w, h), (H, W) = image.size, size or image.size[::-1]
+    print(f'{file}: {w} x {h} {mode} -> {W} x {H} {image.mode}' + ', the middle of it' * (w * H != h * W))
+    image = np.array(picture.ImageOps.fit(image, (W, H), picture.Image.Resampling.BILINEAR))
+    image = torch.from_numpy(image).view(1, H, W, -1).permute(0, 3, 1, 2)           # (1, C, H, W)
+    with torch.no_grad():
+        best = net.logits(image.to(next(net.parameters()).device)).softmax(1)[0].topk(min(5, len(names)))
+    for share, i in zip(best.values.tolist(), best.indices.tolist()):
+        print(f'{names[i].ljust(max(map(len, names)))}  {share:.4f}')
+
+
+def tell(net, checkpoint):
+    """Tell the classes of the picture `start`; or of rows of a split, as `out` says in a grid or in lines."""
+    info, pictures = checkpoint.get('info', {}), 'image' in inspect.signature(net.logits).parameters
+    names = info.get('classes') or [str(i) for i in range(net.config.n_class)]
+    file = out or str(run.find(out_dir).with_name('samples.png'))
+    lines = file.endswith('.jsonl')
+    if not pictures and not lines:
+        raise Refused(f'{out_dir} reads no pictures; for what it makes of every row: --out=FILE.jsonl')
+    if not lines and num_samples > 400:
+        raise Refused(f'num_samples must be from 0 to 400 in a grid, got {num_samples}')
+    if start:
+        return recognise(net, start, info.get('size'), names)
+    source = labelled(net, checkpoint, split)
+    rows = np.arange(source.size)
+    if not lines:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:num_samples or 25])
+    true, predicted, probability = classify(net, source, rows)
+    right = (true == predicted).sum().item()
+    told = f'{right:,} of {len(rows):,} right in {source.name}'
+    try:
+        if lines:
+            columns = 'row', 'true', 'predicted', 'probabilities'
+            shares = [[round(share, 6) for share in row] for row in probability.tolist()]
+            values = zip(rows.tolist(), true.tolist(), predicted.tolist(), shares)
+            text = ''.join(json.dumps(dict(zip(columns, row))) + '\n' for row in values)
+            Path(file).write_text(text, encoding='utf-8')
+        else:
+            title = f'{checkpoint["keys"]["model"]}, {Path(checkpoint["keys"]["dataset"]).name}: {told}'
+            grid(source.batch(rows)['image'].cpu().numpy(), true.tolist(), predicted.tolist(),
+                 probability.amax(1).tolist(), names, title, file)
+    except OSError as error:
+        raise Refused(f'--out={file} cannot be written: {error.strerror or error}', code=4)
+    tta = getattr(net.config, 'tta', 'none')
+    print(f'wrote {file}')
+    print(f'{told}, accuracy {right / len(rows):.4f}; test-time augmentation: {tta}')
+
+
+if __name__ == '__main__':
+    settings = configurator.read(__file__, sys.argv[1:])
+    globals().update(settings.knobs)
+    problems = [f'{name} must be from {least} to {most}, got {globals()[name]}' for name, least, most in (
+                ('num_samples', 0, 10000), ('max_new_tokens', 0, 10**9), ('temperature', 0, 1e9),
+                ('top_k', 0, 10**9), ('top_p', 0, 1), ('min_p', 0, 1), ('seed', 0, 2**63 - 1))
+                if not least <= globals()[name] <= most]
+    if out and not out.endswith(('.png', '.jsonl')):
+        problems.append(f'out must end in .png, for a grid, or in .jsonl, for a line per row, got {out!r}')
+    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+        problems.append(f'out {out}: there is no such folder')
+    if start and (split or out):
+        problems.append('start is one text or picture; split and out are for rows of the data set')
+    if problems:
+        raise Refused(*problems)
+    checkpoint = run.read(run.find(out_dir))
+    device, *_ = configurator.resolve(device)
+    net = configurator.build(checkpoint, device)
+    if hasattr(net, 'generate'):
+        kind, make = 'text', write
+    elif hasattr(net, 'logits') and hasattr(net.config, 'n_class'):
+        kind, make = 'classes', tell
+    else:
+        raise Refused(f'{out_dir} makes neither text nor classes, which is all that is known here')
+    groups = {key: declared.group for key, declared in configurator.declared(__file__).items()}
+    idle = [key for key in settings.given if 'alone' in groups[key] and kind not in groups[key]]
+    if idle:
+        raise Refused(f'{", ".join(idle)}: of no use to {out_dir}, which makes {kind}')
+    make(net, checkpoint)

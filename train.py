@@ -21,6 +21,7 @@ from torch import nn
 
 import configurator, data, run, sample
 from configurator import Refused
+from data.augment import Augment
 
 # --- the run
 out_dir = ''            # where it is written; empty: out/NAME for config/train_NAME.py
@@ -42,6 +43,10 @@ model = 'gpt'           # a file in models/; its Config fields are keys too
 batch_size = 16         # rows per step, all processes and micro-batches together
 micro_batch_size = 0    # rows that go through the model at once, what fits; 0: batch_size / processes
 pad_to = 1              # ragged rows are padded to a multiple of so many tokens
+flip: Literal['none', 'random', 'alternating'] = 'none'     # mirrors images to train on; or every other epoch
+shift = 0               # images to train on: moved by at most so many pixels
+cutout = 0              # images to train on: side in pixels of a square without content
+channels_last = False   # convolutions with the channels last in memory, where they are faster
 seed = 1337             # of the rows, the noise and the initial weights
 # --- optimization
 optimizer: Literal['adamw', 'sgd', 'muon'] = 'adamw'    # muon: the matrices in blocks, AdamW the rest
@@ -100,8 +105,8 @@ def orthogonal(matrices):
 
 class Muon(torch.optim.Optimizer):
     """Nesterov's momentum, made orthogonal matrix by matrix: every direction moves by as much (Jordan 2024).
-    An update has the size of AdamW's (Liu et al. 2025), so one learning rate serves both. Matrices of one
-    shape go together, which makes it about twice as fast as torch.optim.Muon."""
+    An update has the size of AdamW's (Liu et al. 2025), so one learning rate serves both. A filter is a row
+    of its layer's matrix. Matrices of one shape go together: about twice as fast as torch.optim.Muon."""
 
     def __init__(self, params, lr, weight_decay, momentum, dtype):
         super().__init__(params, {'lr': lr, 'weight_decay': weight_decay, 'momentum': momentum})
@@ -118,19 +123,21 @@ class Muon(torch.optim.Optimizer):
                 gradients = [p.grad for p in weights]
                 buffers = [self.state[p]['momentum_buffer'] for p in weights]
                 torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-                ahead = torch.stack(torch._foreach_lerp(gradients, buffers, momentum))
-                update = orthogonal(ahead.to(self.dtype)) * (0.2 * math.sqrt(max(shape)))
+                ahead = torch.stack(torch._foreach_lerp(gradients, buffers, momentum)).flatten(2)
+                update = orthogonal(ahead.to(self.dtype)) * (0.2 * math.sqrt(max(ahead.shape[1:])))
                 torch._foreach_mul_(weights, 1 - group['lr'] * group['weight_decay'])
-                torch._foreach_sub_(weights, list(update.float()), alpha=group['lr'])
+                torch._foreach_sub_(weights, list(update.float().view(-1, *shape)), alpha=group['lr'])
 
 
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
     """[optimizers] that own every trained parameter once. Decay is for weights of two dimensions and more,
-    not for embeddings. Muon is for the weights of Linears inside a ModuleList, AdamW for the rest."""
+    not for embeddings. Muon is for the weights of Linears and convolutions inside a ModuleList, AdamW for the
+    rest."""
     trained = [p for p in net.parameters() if p.requires_grad]
     embeddings = {m.weight for m in net.modules() if isinstance(m, nn.Embedding)}
-    inner = {m.weight for blocks in net.modules() if isinstance(blocks, nn.ModuleList)
-             for m in blocks.modules() if isinstance(m, nn.Linear)} if optimizer == 'muon' else set()
+    blocks = [m for outer in net.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()]
+    inner = {m.weight for m in blocks if isinstance(m, nn.Linear)
+             or isinstance(m, nn.Conv2d) and m.groups == 1} if optimizer == 'muon' else set()
     matrices, rest = [p for p in trained if p in inner], [p for p in trained if p not in inner]
     decayed = {p for p in rest if p.dim() >= 2 and p not in embeddings}
     groups = [{'params': [p for p in rest if (p in decayed) == yes], 'weight_decay': weight_decay * yes}
@@ -243,7 +250,7 @@ if __name__ == '__main__':
     for least, most, names in (
             (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'),
             (0, math.inf, 'warmup_iters epochs weight_decay grad_clip'),
-            (0, math.inf, 'patience sample_interval keep_interval'), (0, 1024, 'threads'),
+            (0, math.inf, 'patience sample_interval keep_interval shift cutout'), (0, 1024, 'threads'),
             (0, 2**32 - 1, 'seed'), (1e-12, 1e3, 'learning_rate'), (0, learning_rate, 'min_lr'),
             (0, 0.999999, 'beta1 beta2 momentum ema')):
         problems += [f'{name} must be from {least} to {most:g}, got {globals()[name]}'
@@ -261,7 +268,9 @@ if __name__ == '__main__':
     info = {f.name: meta['info'][f.name] for f in dataclasses.fields(module.Config) if f.name in meta['info']}
     problems = [f'{name} is {info[name]!r} in the data set {dataset}, got {value!r}'
                 for name, value in settings.fields.items() if info.get(name, value) != value]
-    if eval_split not in meta['splits']:
+    if target and 'val' not in meta['splits']:
+        problems.append(f'target is a value on val, which {dataset} has not')
+    if eval_only and eval_split not in meta['splits']:
         problems.append(f'eval_split {eval_split!r}: {dataset} has {", ".join(meta["splits"])}')
     if problems:
         raise Refused(*problems)
@@ -269,6 +278,7 @@ if __name__ == '__main__':
 
     # The machine and the other processes.
     torch.set_num_threads(keys['threads'])
+    configurator.keep_memory()
     if dtype != 'float32':
         torch.set_float32_matmul_precision('high')
     if deterministic:
@@ -291,8 +301,9 @@ if __name__ == '__main__':
     # The data, the model, its optimizers.
     arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
     splits = {name: data.Split(dataset, name, [a for a in arguments if a != 'progress'],
-                               getattr(config, 'block_size', 0), device, pad_to)
-              for name in dict.fromkeys(['train', 'val', *meta['splits']])}
+                               getattr(config, 'block_size', 0), device, pad_to,
+                               Augment(flip, shift, cutout) if name == 'train' else None)
+              for name in dict.fromkeys(['train', *meta['splits']])}
     train = splits['train']
     if len(train) < batch_size:
         raise Refused(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
@@ -304,6 +315,8 @@ if __name__ == '__main__':
         warmup = max_iters // 10
     seed_noise(seed, *b'init')
     net = module.Model(config).to(device)
+    if channels_last:
+        net.to(memory_format=torch.channels_last)
     for line in configurator.fit(net, this.weights['model'], whole=False) if this.weights else ():
         this.say(f'not taken from {init_from}: {line}')
     if this.checkpoint:
@@ -389,7 +402,10 @@ if __name__ == '__main__':
     while True:
         if not stopped and step > evaluated and (step % eval_interval == 0 or step == max_iters):
             swap(trained, average)
-            metrics = judge(net, 'val')
+            metrics = judge(net, 'val') if 'val' in splits else None
+            if 'val' not in splits and step == max_iters:       # nothing to choose on
+                best = {'name': net.monitor[0], 'value': None, 'step': step}
+                save('best.pt', snapshot(ema=[]))
             if metrics:
                 (name, goal), before, evaluated = net.monitor, best, step
                 value, sign = metrics[name], 1 if goal == 'max' else -1

@@ -173,11 +173,11 @@ class Split:
 
     `fields` are the arrays to read; `block_size` (T) is the window of a stream and the longest ragged row, in
     tokens. A data set of at most 2 GB and a quarter of the free memory lives on `device`; a larger one is
-    memory-mapped. Raises Refused for fields that are not there, values beyond the vocabulary, and a split too
-    small for one row.
+    memory-mapped. `augment` changes its images. Raises Refused for fields that are not there, values beyond
+    the vocabulary, a split too small for one row, and what cannot be augmented.
     """
 
-    def __init__(self, name, split, fields, block_size=0, device='cpu', pad_to=1):
+    def __init__(self, name, split, fields, block_size=0, device='cpu', pad_to=1, augment=None):
         self.name, self.block_size, self.pad_to, self.device = split, block_size, pad_to, torch.device(device)
         meta, path = check(name), folder(name)
         specs, info = meta['splits'].get(split), meta['info']
@@ -197,6 +197,11 @@ class Split:
             limit = info.get('n_class' if field == 'label' else 'vocab_size', math.inf)
             if (field == 'label' or self.kind[field] != 'fixed') and arrays[field].max() >= limit:
                 raise damaged(file, f'values below {limit}', arrays[field].max())
+        self.augment, self.mean = augment, info.get('mean')
+        sizes = [a.shape[2:] for field, a in arrays.items() if self.kind[field] == 'fixed' and a.ndim == 4]
+        if augment and not (sizes and augment.shift < min(map(min, sizes)) and len({*sizes}) == 1):
+            raise Refused(f'flip, shift and cutout are of images larger than shift {augment.shift}; those of '
+                          f'{path} are of sizes {sizes}')
         self.resident = sum(a.nbytes for a in arrays.values()) <= min(RESIDENT, free_memory(self.device) / 4)
         self.arrays = {field: self._tensor(array) for field, array in arrays.items()}
         self.starts, self.lengths = {}, {}
@@ -258,12 +263,13 @@ class Split:
         return rows[np.lexsort([self.lengths[field][rows] for field in fields])] if fields else rows
 
     def rows(self, step, batch_size, seed):
-        """The global batch of a step: (batch_size,) rows."""
+        """The global batch of a step: (batch_size,) rows, with how they are augmented if they are."""
         epoch, i = divmod(step, len(self) // batch_size)
         key = epoch, batch_size, seed
         if self._plan[0] != key:
             self._plan = key, self.plan(*key)
-        return self._plan[1][i]
+        rows = self._plan[1][i]
+        return self.augment.draw(rows, epoch, step, seed) if self.augment else rows
 
     def evaluation(self, batch_size):
         """All rows once, in batches of at most `batch_size`; of a stream all N - 1 targets, with what is left
@@ -278,6 +284,9 @@ class Split:
     def batch(self, rows, ahead=None):
         """The fields of `rows` on the device: tokens and labels as int64, images and masks as stored.
         Of a memory map, the rows `ahead`, to be asked for next, are read meanwhile."""
+        if rows.dtype.names:
+            plain = self.batch(rows['row'], None if ahead is None else ahead['row'])
+            return self.augment(plain, rows, self.mean)
         if self.resident:
             return self._gather(rows)
         expected, future = self._ahead

@@ -98,6 +98,11 @@ def test_a_log_that_is_not_whole_is_refused(tmp_path, change, message):
     (['a', '--what=accuracy'], 'no accuracy over step in a; there is epoch, loss, lr'),
     (['a', 'none', '--what=lr'], 'no lr over step in none; there is nothing'),
     (['a', '--out=x.bmp'], 'x.bmp cannot be written'),
+    (['a', '--what=confusion'], 'no confusion in a: only a classifier'),
+    (['a', 'none', '--what=confusion'], '--what=confusion is of one run at a time, got 2'),
+    (['b', '--what=confusion'], 'b is no run'),
+    (['a', '--what=reliability'], 'python sample.py --out_dir=a --out=a/test.jsonl'),
+    (['a/log.jsonl', '--what=reliability'], 'a/log.jsonl:1 is no line of probabilities'),
     (['a', '--out=no/x.png'], 'no/x.png cannot be written'),
     (['a', 'none', '--table'], 'none has no evaluation on val'),
     (['a', '--name=a/b'], '--name=a/b: expected')])
@@ -137,6 +142,150 @@ def test_a_picture_is_written(tmp_path, options, capsys):
     picture = (tmp_path / 'x.png').read_bytes()
     assert picture.startswith(b'\x89PNG') and len(picture) > 10_000
     assert capsys.readouterr().out == f'wrote {tmp_path / "x.png"}\n'
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """The figures that plot.py would have written."""
+    figures = []
+    monkeypatch.setattr(plot, 'keep', lambda figure, out: figures.append(figure))
+    return figures
+
+
+# --- what a classifier confuses
+
+def evaluated(step, split, matrix):
+    """The log's line of a classifier's evaluation."""
+    matrix = np.asarray(matrix, float)
+    return {'event': 'eval', 'step': step, 'split': split, 'loss': 1.0, 'accuracy': matrix.trace() / matrix.sum(),
+            'class_accuracy': (matrix.diagonal() / np.maximum(matrix.sum(1), 1)).tolist(),
+            'confusion': matrix.tolist(), 'seconds': 50.0}
+
+
+def test_a_confusion_matrix_is_that_of_the_last_test_in_counts_and_shares_of_the_true_class(tmp_path, kept):
+    rng = np.random.default_rng(0)
+    true, predicted = rng.integers(0, 3, 200), rng.integers(0, 4, 200)          # nothing is of class 3
+    matrix = np.histogram2d(true, predicted, bins=4, range=[(-0.5, 3.5)] * 2)[0]
+    lines = [evaluated(20, 'val', np.eye(4)), evaluated(20, 'test', matrix)]
+    plot.confusion(write_log(tmp_path / 'a', [3, 2], more=[*lines, evaluated(30, 'val', 2 * np.eye(4))]))
+    plot.confusion(write_log(tmp_path / 'b', [3, 2], more=[lines[0], evaluated(30, 'val', 5 * np.eye(4))]))
+    axes, = kept[0].axes
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert counts == {(p, t): str(sum((true == t) & (predicted == p))) for t in range(4) for p in range(4)}
+    shares = np.asarray(axes.images[0].get_array())
+    assert shares[:3].sum(1) == pytest.approx(np.ones(3)) and shares[3].tolist() == [0, 0, 0, 0]
+    assert shares[1, 2] == pytest.approx(np.mean(predicted[true == 1] == 2))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('predicted', 'true')
+    assert axes.get_title('left') == (f'gpt on toy, test at step 20\n{sum(true == predicted)} of 200 right')
+    axes, = kept[1].axes                                                        # no test: the last of val
+    assert axes.get_title('left') == 'gpt on toy, val at step 30\n20 of 20 right'
+
+
+def test_class_names_are_the_checkpoints_and_numbers_without_one(tmp_path, kept):
+    one = write_log(tmp_path / 'a', [3], more=[evaluated(10, 'val', np.eye(3))])
+    plot.confusion(one)
+    state = {'format': run.FORMAT, 'model': {}, 'keys': {'model': 'gpt'}, 'config': {}, 'step': 1, 'tokenizer': None}
+    for info in {'classes': ['ox', r'$\x$', 'c']}, {'classes': ['two', 'only']}, {}:
+        run.write(tmp_path / 'a' / 'best.pt', state | {'info': info})
+        plot.confusion(one)
+    for figure, names in zip(kept, (['0', '1', '2'], ['ox', r'$\x$', 'c'], ['0', '1', '2'], ['0', '1', '2'])):
+        figure.savefig(tmp_path / 'x.png')          # a name is no formula
+        axes, = figure.axes
+        assert [label.get_text() for label in axes.get_xticklabels()] == names
+        assert [label.get_text() for label in axes.get_yticklabels()] == names
+
+
+@pytest.mark.parametrize('n', [1, 2, 10, 37])
+def test_a_confusion_matrix_of_any_size_is_written(tmp_path, monkeypatch, n):
+    write_log(tmp_path / 'a', [3], more=[evaluated(10, 'val', 90 * np.eye(n) + np.eye(n)[::-1])])
+    monkeypatch.chdir(tmp_path)
+    plot.confusion(plot.read('a'))
+    assert (tmp_path / 'plot.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_metrics_that_are_lists_trouble_neither_tables_nor_curves_nor_the_console(tmp_path, results, capsys):
+    lines = [evaluated(20, 'val', np.eye(3)), evaluated(20, 'test', 7 * np.eye(3))]
+    one = write_log(tmp_path / 'a', [3], more=lines)
+    plot.tabulate([({'row': 'a'}, [one])], 'x')
+    facts = json.loads((results / 'x.json').read_text(encoding='utf-8'))['rows'][0]['runs'][0]
+    assert facts['val']['accuracy'] == facts['test']['accuracy'] == 1
+    assert not any(isinstance(value, list) for value in [*facts['val'].values(), *facts['test'].values()])
+    for what in 'confusion', 'class_accuracy':
+        with pytest.raises(Refused, match='there is accuracy, epoch, loss, lr'):
+            plot.curves([one], what)
+    assert run.listed({key: lines[0][key] for key in ('loss', 'accuracy', 'class_accuracy', 'confusion')}) == (
+        'loss 1.0000, accuracy 1.0000')
+
+
+# --- whether a classifier is as often right as it is sure
+
+def test_a_worked_example_of_the_expected_calibration_error():
+    # two bins: (0, 1/2] has 2 rows, 1 right, mean confidence 0.4; (1/2, 1] has 3 rows, 2 right, mean 0.8
+    correct, confidence = [True, False, True, True, False], [0.5, 0.3, 0.7, 0.9, 0.8]
+    kept, n, accuracy, sure, gap = plot.calibration(correct, confidence, bins=2)
+    assert kept.tolist() == [0, 1] and n.tolist() == [2, 3]
+    assert accuracy == pytest.approx([1 / 2, 2 / 3]) and sure == pytest.approx([0.4, 0.8])
+    assert gap == pytest.approx(2 / 5 * abs(0.5 - 0.4) + 3 / 5 * abs(2 / 3 - 0.8))
+    kept, n, accuracy, sure, gap = plot.calibration([True] * 3, [1.0] * 3)      # certain and right
+    assert (kept.tolist(), n.tolist(), accuracy.tolist(), gap) == ([14], [3], [1], 0)
+    assert plot.calibration([False], [1.0])[-1] == 1
+
+
+def test_calibration_is_that_of_a_slow_loop():
+    rng = np.random.default_rng(0)
+    confidence = 1 - rng.random(500) * 0.9
+    correct, expected, bins = rng.random(500) < confidence**2, 0, []
+    for m in range(15):
+        rows = [i for i in range(500) if m / 15 < confidence[i] <= (m + 1) / 15]
+        if rows:
+            accuracy, sure = sum(correct[rows]) / len(rows), sum(confidence[rows]) / len(rows)
+            expected += len(rows) / 500 * abs(accuracy - sure)
+            bins.append((m, len(rows), accuracy, sure))
+    *found, gap = plot.calibration(correct, confidence)
+    assert np.transpose(found) == pytest.approx(np.array(bins)) and gap == pytest.approx(expected)
+    assert 13 <= len(bins) <= 14 and gap > 0.05
+
+
+def lines(rows):
+    """What sample.py writes of (true, predicted, probabilities)."""
+    return ''.join(json.dumps({'row': i, 'true': t, 'predicted': p, 'probabilities': shares}) + '\n'
+                   for i, (t, p, shares) in enumerate(rows))
+
+
+def test_a_reliability_diagram_is_of_the_predicted_class(tmp_path, kept):
+    (tmp_path / 'test.jsonl').write_text(lines([(0, 0, [0.9, 0.1]), (1, 1, [0.06, 0.94]), (0, 1, [0.3, 0.7])]),
+                                         encoding='utf-8')
+    for path in tmp_path / 'test.jsonl', tmp_path:              # the file, or the run's folder
+        plot.reliability(path)
+        above, below = kept[-1].axes
+        gap = (abs(1 - 0.9) + abs(1 - 0.94) + abs(0 - 0.7)) / 3
+        assert above.get_title('left') == (f'test.jsonl: expected calibration error {gap:.4f}\n'
+                                           '3 rows, accuracy 0.6667, mean confidence 0.8467')
+        points = above.lines[1]
+        assert points.get_xdata() == pytest.approx([0.7, 0.9, 0.94]) and points.get_ydata().tolist() == [0, 1, 1]
+        assert [bar.get_height() for bar in below.patches] == pytest.approx([1 / 3] * 3)
+        assert [bar.get_x() for bar in below.patches] == pytest.approx([10 / 15, 13 / 15, 14 / 15])
+
+
+@pytest.mark.parametrize('text, message', [
+    ('', 'is empty'), ('7\n', ':1 is no line'), ('{"row": 0}\n', ':1 is no line'),
+    (lines([(0, 0, [0.9, 0.1])]) + '{"row": 1, "tru', ':2 is no line'),
+    (lines([(0, 2, [0.9, 0.1])]), ':1 is no line'), (lines([(0, 0, [float('nan')] * 2)]), ':1 is no line'),
+    (lines([(0, 0, [90, 10])]), ':1 is no line'), (lines([(0, 0, ['0.9', '0.1'])]), ':1 is no line')])
+def test_lines_that_are_not_whole_are_refused(tmp_path, text, message):
+    (tmp_path / 'x.jsonl').write_text(text, encoding='utf-8')
+    with pytest.raises(Refused, match=message) as caught:
+        plot.reliability(tmp_path / 'x.jsonl', str(tmp_path / 'x.png'))
+    assert caught.value.code == 3 and not (tmp_path / 'x.png').exists()
+
+
+def test_the_script_draws_both(launch, tmp_path):
+    write_log(tmp_path / 'a', [3], more=[evaluated(10, 'val', np.eye(3))])
+    (tmp_path / 'a' / 'test.jsonl').write_text(lines([(0, 0, [0.9, 0.1])]), encoding='utf-8')
+    for what in 'confusion', 'reliability':
+        code, text = launch('plot.py', f'--what={what}', 'a', f'--out={what}.png', cwd=tmp_path)
+        assert code == 0 and text == f'wrote {what}.png\n', text
+        assert (tmp_path / f'{what}.png').stat().st_size > 10_000
 
 
 # --- tables

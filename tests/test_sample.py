@@ -189,6 +189,10 @@ def test_what_leaves_one_token_is_greedy_and_what_leaves_all_changes_nothing(mad
     assert made('--start=abc', '--top_k=1000000', '--top_p=1', '--min_p=0') == free != greedy
 
 
+def test_no_number_is_one_sample(made):
+    assert made('--start=abc', '--num_samples=0') == made('--start=abc') == made('--start=abc', '--num_samples=1')
+
+
 def test_samples_are_told_apart_and_begin_with_the_prompt(made):
     samples = made('--start=abc', '--num_samples=4', '--temperature=2')[:-1].split(RULE)
     assert len(samples) == len(set(samples)) == 4
@@ -315,12 +319,19 @@ def test_text_that_is_no_text_is_refused(launch, tmp_path):
 
 
 def test_all_impossible_knobs_are_told_at_once(launch):
-    wrong = {'num_samples': 0, 'max_new_tokens': -1, 'temperature': -0.5, 'top_k': -1, 'top_p': 1.5,
+    wrong = {'num_samples': -1, 'max_new_tokens': -1, 'temperature': -0.5, 'top_k': -1, 'top_p': 1.5,
              'min_p': -0.1}
     code, text = launch('sample.py', *(f'--{key}={value}' for key, value in wrong.items()))
     assert code == 2 and len(text.splitlines()) == len(wrong), text
     for line, (key, value) in zip(sorted(text.splitlines()), sorted(wrong.items())):
         assert line.startswith(key) and str(value) in line
+
+
+@pytest.mark.parametrize('argument', ['--split=val', '--out=x.png', '--out=x.jsonl'])
+def test_what_is_for_classifiers_is_refused_rather_than_ignored(launch, trained, tmp_path, argument):
+    code, text = launch('sample.py', f'--out_dir={trained}', argument, cwd=tmp_path)
+    assert code == 2 and f'{argument[2:].split("=")[0]}: of no use' in text and 'text' in text
+    assert not [*tmp_path.glob('x.*')]
 
 
 @pytest.mark.parametrize('argument', ['--seed=1e30', f'--seed={2**64}', '--device=tpu', '--temperature=nan'])

@@ -1,0 +1,22 @@
+"""A small fast CNN on CIFAR-10, 2.0 M parameters, for a laptop.
+"""
+dataset = 'cifar10'
+flip = 'alternating'
+shift = 2
+channels_last = True
+
+model = 'cnn'
+width = 64
+label_smoothing = 0.2
+tta = 'flip'
+batch_size = 512
+epochs = 12
+eval_interval = 264
+
+optimizer = 'muon'
+learning_rate = 1e-2
+schedule = 'linear'
+warmup_iters = 0.1
+momentum = 0.6
+weight_decay = 0.0
+grad_clip = 0.0
