@@ -2,24 +2,31 @@
 
     python bench.py config/train_shakespeare.py --steps=30
     python bench.py config/train_shakespeare.py --n_head=6 --n_embd=384 --batch_size=16 --against=../nanoGPT
+    python bench.py config/train_cifar10_cnn.py --against=plain
 
 A step is train.py's: read rows, forward and backward, clip and update; the device is waited for around each
 part. Peak is what one large matrix product reaches here, now, in the same precision. --against takes a
 checkout of karpathy/nanoGPT and times a GPT of the same shape, batch and dropout in turns, step by step, as
-its own train.py runs it on this device: bfloat16 with a GPU, float32 without.
+its own train.py runs it on this device: bfloat16 with a GPU, float32 without. --against=plain takes a model
+of pictures and times it in the loop that most tutorials have: float32, not compiled, channels first, the SGD
+of torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the other. The
+workers stand still while it is our turn.
 """
-import contextlib, dataclasses, importlib, inspect, statistics, sys, time
+import contextlib, dataclasses, importlib, inspect, itertools, multiprocessing, os, signal, statistics, sys
+import time
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import configurator, data, train
 from configurator import ROOT, Refused
+from data.augment import Augment
 
 # --- the measurement; all other keys are train.py's
 steps = 20          # steps that are timed, after three that are not
-against = ''        # a checkout of nanoGPT to time in turns
+against = ''        # what to time in turns: plain, or a checkout of nanoGPT
 
 
 def synchronize(device):
@@ -55,11 +62,15 @@ class Ours:
         arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
         self.progress = {'progress': torch.tensor(0.5, device=device)} if 'progress' in arguments else {}
         self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
-                                getattr(self.config, 'block_size', 0), device, keys['pad_to'])
+                                getattr(self.config, 'block_size', 0), device, keys['pad_to'],
+                                Augment(keys['flip'], keys['shift'], keys['cutout']))
         torch.set_num_threads(keys['threads'] or torch.get_num_threads())
+        configurator.keep_memory()
         self.dtype = getattr(torch, dtype)
         self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')
         self.net = module.Model(self.config).to(device)
+        if keys['channels_last']:
+            self.net.to(memory_format=torch.channels_last)
         self.optimizers = train.make_optimizers(self.net, keys['optimizer'], keys['learning_rate'],
                                                 keys['weight_decay'], (keys['beta1'], keys['beta2']),
                                                 keys['momentum'], dtype)
@@ -89,6 +100,7 @@ class Ours:
 
 class NanoGPT:
     """One step of nanoGPT's train.py at the shape of `ours`, its batch drawn as there."""
+    name, average = 'nanoGPT', staticmethod(statistics.median)
 
     def __init__(self, folder, ours):
         if not (Path(folder) / 'model.py').exists():
@@ -105,7 +117,7 @@ class NanoGPT:
 
     def step(self, step, clock):
         tokens = self.ours.split.batch(self.ours.batches(step).reshape(-1))['tokens']
-        with clock('nanoGPT'):
+        with clock(self.name):
             with self.autocast:
                 _, loss = self.net(tokens[:, :-1], tokens[:, 1:].contiguous())
             loss.backward()
@@ -114,12 +126,62 @@ class NanoGPT:
             self.optimizer.zero_grad(set_to_none=True)
 
 
+class Pictures:
+    """A data set as torch's DataLoader takes it: one picture at a time, as floats, mirrored or not, padded,
+    cropped, and bytes again, because these models normalise by themselves."""
+
+    def __init__(self, split, shift):
+        self.images, self.labels, self.shift = *(split.arrays[f].cpu() for f in ('image', 'label')), shift
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, row):
+        image, (H, W) = self.images[row].float() / 255, self.images.shape[2:]
+        image = image.flip(2) if torch.rand(()) < 0.5 else image
+        y, x = torch.randint(2 * self.shift + 1, (2,)).tolist()
+        image = nn.functional.pad(image, [self.shift] * 4)[:, y:y + H, x:x + W]
+        return (image * 255).round().byte(), int(self.labels[row])
+
+
+class Plain:
+    """One step of the usual loop over pictures, of the model of `ours`."""
+    name, average = 'plain', staticmethod(statistics.fmean)     # batches come two at a time
+
+    def __init__(self, ours):
+        if ours.split.kind.keys() != {'image', 'label'}:
+            raise Refused(f'--against=plain: expected a model of image and label, got {ours.keys["model"]}')
+        self.net, self.device = type(ours.net)(ours.config).to(ours.device), ours.device
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+        loader = DataLoader(Pictures(ours.split, ours.keys['shift']), ours.keys['batch_size'], shuffle=True,
+                            num_workers=2, drop_last=True)
+        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def step(self, step, clock):
+        with clock(self.name):
+            image, label = (values.to(self.device) for values in next(self.batches))
+            sums = self.net(image, label)
+            (sums['loss'] / sums['count']).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+@contextlib.contextmanager
+def alone():
+    """Worker processes stand still meanwhile."""
+    workers = multiprocessing.active_children()
+    try:
+        yield [os.kill(worker.pid, signal.SIGSTOP) for worker in workers]
+    finally:                                    # one that stood still could not be ended
+        [os.kill(worker.pid, signal.SIGCONT) for worker in workers]
+
+
 if __name__ == '__main__':
     own = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] in ('steps', 'against', 'help', 'h')]
     globals().update(configurator.read(__file__, own).knobs)
     rest = [a for a in sys.argv[1:] if a not in own]
     ours = Ours(configurator.read(ROOT / 'train.py', rest, ROOT / 'config' / 'train_stdlib.py'))
-    theirs = NanoGPT(against, ours) if against else None
+    theirs = Plain(ours) if against == 'plain' else NanoGPT(against, ours) if against else None
     times = {}
 
     @contextlib.contextmanager
@@ -136,12 +198,15 @@ if __name__ == '__main__':
         if step == 0:
             times.clear()
             counts = 0
-        counts += ours.step(step + 3, clock)
+        with alone():
+            counts += ours.step(step + 3, clock)
         if theirs:
             theirs.step(step + 3, clock)
 
-    parts = {name: statistics.median(seconds) for name, seconds in times.items() if name != 'nanoGPT'}
-    whole = statistics.median(map(sum, zip(*(times[name] for name in parts))))
+    parts = {name: statistics.median(seconds) for name, seconds in times.items()
+             if not theirs or name != theirs.name}
+    totals = list(map(sum, zip(*(times[name] for name in parts))))
+    whole = statistics.median(totals)
     rows = ours.keys['batch_size']
     print(f'{ours.keys["model"]}, {sum(p.numel() for p in ours.weights) / 1e6:.2f} M parameters, '
           f'{rows} rows a step; {ours.words}, {torch.get_num_threads()} threads')
@@ -154,9 +219,11 @@ if __name__ == '__main__':
     with counter:
         ours.net.forward(**ours.split.batch(ours.batches(0)[0]), **ours.progress)['loss'].backward()
     flops = counter.get_total_flops() * len(ours.batches(0))
-    best = peak(ours.device, ours.dtype)
+    with alone():
+        best = peak(ours.device, ours.dtype)
     print(f'{flops / 1e9:.1f} GFLOP a step: {flops / whole / best:.0%} of a matrix product\'s '
           f'{best / 1e12:.2f} TFLOP/s')
     if theirs:
-        other = statistics.median(times['nanoGPT'])
-        print(f'nanoGPT, in turns: {other * 1e3:.1f} ms a step; {other / whole:.2f} x ours')
+        other = theirs.average(times[theirs.name])
+        print(f'{theirs.name}, in turns: {other * 1e3:.1f} ms a step, {rows / other:,.0f} rows a second; '
+              f'{other / theirs.average(totals):.2f} x ours')

@@ -1,11 +1,12 @@
-"""A small convolutional network that is fast to train, for images of any size and number of channels.
+"""A small convolutional network that is fast to train, for images of any channels, from 9 x 9 pixels up.
 
 Convolutions look for patterns, pooling forgets where exactly they were, and so three times over; the
 strongest of what is left is read off by one linear map. After the speed runs on CIFAR-10 by Jordan (2024) and
 Page (2018), with a stem that learns nothing: the cosines of 2 x 2 patches, across colours too, are close to
 their principal components (Ahmed et al. 1974), and batch normalisation makes them of one size: whitening.
 
-    image (B, C, H, W) -> cosines (B, 8 C, H, W) -> 3 x Group, half as large -> maxima (B, 4 width) -> logits
+    image (B, C, H, W) -> cosines (B, 8 C, H - 1, W - 1) -> 3 x Group, each half as large -> maxima
+    (B, 4 width) -> logits (B, n_class)
 """
 import math
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Config:
         if not 0 <= self.label_smoothing < 1:
             problems.append(f'label_smoothing must be in [0, 1), got {self.label_smoothing}')
         if not len(self.mean) == len(self.std) == self.channels:
-            problems.append(f'mean and std are of {len(self.mean)} channels, channels is {self.channels}')
+            problems.append(f'mean is of {len(self.mean)} channels, std of {len(self.std)}, channels is '
+                            f'{self.channels}')
         if problems:
             raise ValueError('\n'.join(problems))
 

@@ -2,8 +2,8 @@
 
 Predict the next token from those before it. Each block adds to a residual stream what attention gathers from
 earlier positions, then what an MLP makes of each position alone. New since GPT-2: rotary positions (Su et al.
-2021), normed queries and keys (Henry et al. 2020), squared ReLU (So et al. 2021), blocks that begin as the
-identity, and neither biases nor gains. results/shakespeare_ablation.md says what some of this buys.
+2021), normed queries and keys (Henry et al. 2020), and neither biases nor gains. What this buys:
+results/shakespeare_ablation.md.
 
     tokens (B, T + 1) -> x (B, T, n_embd) -> n_layer x Block -> logits (B, T, vocab_size)
 """
@@ -96,8 +96,7 @@ class MLP(nn.Module):
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x):
-        h = F.relu(self.fc(x))
-        return self.proj(h * h)             # squared ReLU; `square` would leave bfloat16
+        return self.proj(F.gelu(self.fc(x)))
 
 
 class Block(nn.Module):
@@ -108,7 +107,8 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x, rope, bias, past=None):
-        x = x + self.drop(self.attention(norm(x), rope, bias, past))
+        y = self.drop(self.attention(norm(x), rope, bias, past))
+        x = x.to(y.dtype) + y               # under autocast the stream is as narrow as its branches
         return x + self.drop(self.mlp(norm(x)))
 
 
@@ -129,15 +129,10 @@ class Model(nn.Module):
         self.init()
 
     def init(self):
-        """Normal embeddings; matrices uniform in +-sqrt(3 / fan_in), of unit gain; zeros to close a block
-        and for the output: each block begins as the identity and the first loss is ln V."""
+        """GPT-2's: normal weights, smaller where they close a block, so that depth does not swell x."""
         for name, weight in self.named_parameters():
-            if name.endswith('proj.weight') or name == 'head.weight':
-                nn.init.zeros_(weight)
-            elif name.startswith('embed'):
-                nn.init.normal_(weight, std=0.02 if self.config.tie else 1.0)
-            else:
-                nn.init.uniform_(weight, -math.sqrt(3 / weight.size(1)), math.sqrt(3 / weight.size(1)))
+            depth = 2 * self.config.n_layer if name.endswith('proj.weight') else 1
+            nn.init.normal_(weight, std=0.02 / math.sqrt(depth))
 
     def logits(self, tokens):
         """Next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
@@ -152,7 +147,8 @@ class Model(nn.Module):
             x = x + self.embed_pos(position)
         elif self.config.pos == 'sinusoidal':
             angle = angles(position, self.config.n_embd)                        # Vaswani et al. 2017, 3.5
-            x = x + torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :x.size(-1)]
+            wave = torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :x.size(-1)]
+            x = x + 0.02 * wave             # as large as the embeddings are at first
         elif self.config.pos == 'rope':
             angle = angles(position, self.config.head_size).unsqueeze(-3)       # (..., 1, T, hs / 2)
             angle = torch.cat([-angle, angle], -1)                              # (..., 1, T, hs)

@@ -33,7 +33,8 @@ class Config:
         if not 0 <= self.label_smoothing < 1:
             problems.append(f'label_smoothing must be in [0, 1), got {self.label_smoothing}')
         if not len(self.mean) == len(self.std) == self.channels:
-            problems.append(f'mean and std are of {len(self.mean)} channels, channels is {self.channels}')
+            problems.append(f'mean is of {len(self.mean)} channels, std of {len(self.std)}, channels is '
+                            f'{self.channels}')
         if problems:
             raise ValueError('\n'.join(problems))
 

@@ -8,10 +8,18 @@ from torch import nn
 import configurator, run
 from conftest import ROOT
 
+
+def images():
+    image = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    return {'image': image, 'label': torch.randint(0, 5, (4,))}
+
+
 # model -> (a small Config's fields, a batch of 4 rows, the loss of the uniform guess in nats)
 CASES = {
+    'cnn': (dict(n_class=5, width=8), images, math.log(5)),
     'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
+    'resnet': (dict(n_class=5, arch='resnet20'), images, math.log(5)),
 }
 NAMES = sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py'))
 

@@ -1,5 +1,6 @@
 """The loop: what a step is, and that a kill, other ranks, micro-batches or evaluations do not change it."""
-import math, signal, subprocess, sys
+import inspect, math, signal, subprocess, sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 import configurator, data, run, train
 from conftest import ROOT, TINY, events, losses, until
 from models import gpt
+from test_augment import pictures
 
 
 # --- schedules and optimizers
@@ -371,12 +373,17 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
     assert set(run.read(tmp_path / 'a/last.pt')['model']) == set(run.read(tmp_path / 'b/last.pt')['model'])
 
 
-SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2']}
+SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
+          'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8']}
 
 
 @pytest.mark.parametrize('config', sorted(path.name for path in (ROOT / 'config').glob('*.py')))
 def test_every_config_trains(launch, toy, tmp_path, config):
     keys = {name: value for name, value, _ in configurator.parse(ROOT / 'config' / config)[0]}
-    code, text = launch('train.py', f'config/{config}', f'--dataset={toy}', f'--out_dir={tmp_path}/a',
-                        '--max_iters=2', '--eval_interval=1', *SHRINK[keys.get('model', 'gpt')])
+    model, path = keys.get('model', 'gpt'), toy
+    if 'image' in inspect.signature(import_module(f'models.{model}').Model.forward).parameters:
+        path = tmp_path / 'pictures'
+        pictures(path)
+    code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
+                        '--max_iters=2', '--eval_interval=1', '--target=0', *SHRINK[model])
     assert code == 0 and run.read(tmp_path / 'a/last.pt')['done'], text
