@@ -5,11 +5,11 @@
     python bench.py config/train_cifar10_cnn.py --against=plain
 
 A step is train.py's: read rows, forward and backward, clip and update; the device is waited for around each
-part. Peak is what one large matrix product reaches here, now, in the same precision. --against takes a
-checkout of karpathy/nanoGPT and times a GPT of the same shape, batch and dropout in turns, step by step, as
-its own train.py runs it on this device: bfloat16 with a GPU, float32 without. --against=plain takes a model
-of pictures and times it in the loop that most tutorials have: float32, not compiled, channels first, the SGD
-of torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the other. The
+part. Peak is what one large matrix product reaches here, now, in the same precision. --against times another
+loop in turns. A checkout of karpathy/nanoGPT: a GPT of the same shape, batch and dropout, as its
+train.py runs it on this device: bfloat16 with a GPU, float32 without, AdamW, compiled if ours is. plain: a
+classifier of pictures in the loop that most tutorials have: float32, not compiled, channels first, the SGD of
+torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the other. The
 workers stand still while it is our turn.
 """
 import contextlib, dataclasses, importlib, inspect, itertools, multiprocessing, os, signal, statistics, sys
@@ -75,6 +75,7 @@ class Ours:
                                                 keys['weight_decay'], (keys['beta1'], keys['beta2']),
                                                 keys['momentum'], dtype)
         self.weights = [p for p in self.net.parameters() if p.requires_grad]
+        self.compile = compile
         if compile:
             self.net.compile(fullgraph=True, dynamic=bool(self.split.ragged))
 
@@ -95,7 +96,7 @@ class Ours:
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-        return sums['count'].item() * len(batches)
+        return sums['count'].item() * len(batches), (sums['loss'] / sums['count']).item()
 
 
 class NanoGPT:
@@ -112,6 +113,8 @@ class NanoGPT:
             n_head=config.n_head, n_embd=config.n_embd, dropout=config.dropout, bias=False)).to(ours.device)
         kind = ours.device.split(':')[0]
         self.optimizer = self.net.configure_optimizers(0.1, 1e-3, (0.9, 0.99), kind)
+        if ours.compile:
+            self.net.compile()
         self.autocast = contextlib.nullcontext() if kind == 'cpu' else torch.autocast(kind, torch.bfloat16)
         self.ours = ours
 
@@ -124,6 +127,7 @@ class NanoGPT:
             nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
 
 
 class Pictures:
@@ -164,6 +168,7 @@ class Plain:
             (sums['loss'] / sums['count']).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
+        return (sums['loss'] / sums['count']).item()
 
 
 @contextlib.contextmanager
@@ -193,15 +198,15 @@ if __name__ == '__main__':
         synchronize(ours.device)
         times.setdefault(name, []).append(time.perf_counter() - begun)
 
-    counts = 0
+    counts, losses = 0, []
     for step in range(-3, steps):
         if step == 0:
             times.clear()
             counts = 0
         with alone():
-            counts += ours.step(step + 3, clock)
-        if theirs:
-            theirs.step(step + 3, clock)
+            count, loss = ours.step(step + 3, clock)
+        counts += count
+        losses.append((loss, theirs.step(step + 3, clock) if theirs else loss))
 
     parts = {name: statistics.median(seconds) for name, seconds in times.items()
              if not theirs or name != theirs.name}
@@ -227,3 +232,5 @@ if __name__ == '__main__':
         other = theirs.average(times[theirs.name])
         print(f'{theirs.name}, in turns: {other * 1e3:.1f} ms a step, {rows / other:,.0f} rows a second; '
               f'{other / theirs.average(totals):.2f} x ours')
+        one, two = map(statistics.fmean, zip(*losses[-10:]))
+        print(f'loss to minimise in the last ten of {len(losses)} steps: {one:.4f}, {theirs.name} {two:.4f}')

@@ -10,8 +10,8 @@ width = 64
 label_smoothing = 0.2
 tta = 'flip'
 batch_size = 512
-epochs = 12
-eval_interval = 264
+epochs = 16
+eval_interval = 348
 
 optimizer = 'muon'
 learning_rate = 1e-2
