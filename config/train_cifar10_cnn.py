@@ -14,9 +14,9 @@ epochs = 16
 eval_interval = 348
 
 optimizer = 'muon'
-learning_rate = 1e-2
+learning_rate = 4e-2
 schedule = 'linear'
 warmup_iters = 0.1
 momentum = 0.6
-weight_decay = 0.0
+weight_decay = 0.3
 grad_clip = 0.0

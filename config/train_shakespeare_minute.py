@@ -1,6 +1,7 @@
 """A character-level GPT on Tiny Shakespeare, 0.8 M parameters, for a minute.
 
-Val loss 1.531 ± 0.006 nats (3 seeds) in 57 seconds on two CPU cores with bfloat16: results/shakespeare_minute.md.
+Val loss 1.531 ± 0.006 nats (3 seeds) in 57 seconds on two CPU cores with bfloat16:
+results/shakespeare_minute.md.
 """
 dataset = 'shakespeare'
 

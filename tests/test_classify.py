@@ -1,4 +1,4 @@
-"""What sample.py makes of classifiers: grids, lines and pictures of one's own, with stand-ins for the models."""
+"""What sample.py makes of classifiers: grids, lines and pictures of one's own, with stand-ins for models."""
 import dataclasses, json, shutil, sys, types
 from typing import Literal
 
@@ -35,7 +35,8 @@ class Eye(nn.Module):
         self.fc = nn.Linear(4 * config.channels, config.n_class)
 
     def look(self, image):
-        mean, std = (torch.tensor(x, device=image.device).view(-1, 1, 1) for x in (self.config.mean, self.config.std))
+        mean, std = (torch.tensor(x, device=image.device).view(-1, 1, 1)
+                     for x in (self.config.mean, self.config.std))
         return self.fc(F.adaptive_avg_pool2d((image / 255 - mean) / std, 2).flatten(1))
 
     def logits(self, image):
@@ -109,7 +110,8 @@ def checkpoint(folder, name, dataset='', net=None, **changes):
 def paint(path, C=3, H=8, W=8, splits=SIZES):
     """A data set of noise, of a colour each."""
     rng = np.random.default_rng(0)
-    made = {split: {'image': (rng.integers(0, 200, (n, C, 1, 1)) + rng.integers(0, 56, (n, C, H, W))).astype('u1'),
+    made = {split: {'image': (rng.integers(0, 200, (n, C, 1, 1))
+                              + rng.integers(0, 56, (n, C, H, W))).astype('u1'),
                     'label': rng.integers(0, 4, n)} for split, n in splits.items()}
     data.save(str(path), made, info={'n_class': 4, 'classes': CLASSES, 'channels': C, 'size': [H, W],
                                      'mean': [0.5] * C, 'std': [0.25] * C})
@@ -178,7 +180,8 @@ def test_the_mirror_image_is_averaged_and_said(sampled, tmp_path):
     assert code == 0 and text.endswith('test-time augmentation: flip\n'), text
 
     def both(rows, i):
-        return sum(net.look(torch.from_numpy(rows['image'][i:i + 1, :, :, ::way].copy()))[0] for way in (1, -1)) / 2
+        return sum(net.look(torch.from_numpy(rows['image'][i:i + 1, :, :, ::way].copy()))[0]
+                   for way in (1, -1)) / 2
     check_lines(tmp_path / 'x.jsonl', expected(both, made['test']))
     with pytest.raises(AssertionError):
         check_lines(tmp_path / 'x.jsonl', expected(look(net), made['test']))
@@ -188,11 +191,13 @@ def test_a_classifier_of_text_has_lines_too(sampled, tmp_path):
     rng = np.random.default_rng(0)
     texts = [rng.integers(1, 11, rng.integers(1, 15)) for _ in range(150)]
     rows = {'text': texts, 'label': rng.integers(0, 4, 150)}
-    data.save(f'{tmp_path}/texts', {'train': rows, 'val': rows}, {'text': 'ragged'}, {'n_class': 4, 'vocab_size': 11})
+    data.save(f'{tmp_path}/texts', {'train': rows, 'val': rows}, {'text': 'ragged'},
+              {'n_class': 4, 'vocab_size': 11})
     net = checkpoint(tmp_path / 'run', 'reader', tmp_path / 'texts')
     code, text = sampled('--out=x.jsonl')
     assert code == 0 and 'right in val' in text, text
-    check_lines(tmp_path / 'x.jsonl', expected(lambda rows, i: net.logits(torch.tensor(rows['text'][i][None, :9]))[0], rows))
+    check_lines(tmp_path / 'x.jsonl',
+                expected(lambda rows, i: net.logits(torch.tensor(rows['text'][i][None, :9]))[0], rows))
     for argument in (), ('--out=x.png',), ('--start=x.png',):
         code, text = sampled(*argument)
         assert code == 2 and 'reads no pictures' in text and '--out=FILE.jsonl' in text
@@ -210,7 +215,8 @@ def found(canvas, picture):
     scale = -(-160 // picture.shape[2])
     block = np.kron(picture.transpose(1, 2, 0), np.ones((scale, scale, 1), np.uint8))
     H, W = block.shape[:2]
-    first, last = (canvas[:-H, :-W] == block[0, 0]).all(2), (canvas[H - 1:-1, W - 1:-1] == block[-1, -1]).all(2)
+    first, last = ((canvas[:-H, :-W] == block[0, 0]).all(2),
+                   (canvas[H - 1:-1, W - 1:-1] == block[-1, -1]).all(2))
     for y, x in np.argwhere(first & last):
         if (canvas[y:y + H, x:x + W] == block).all():
             return y, x, H, W
@@ -259,7 +265,8 @@ def test_a_grid_is_of_rows_of_the_split_and_a_seed_decides_which(eye, sampled, t
         shown = [i for i, image in enumerate(made['test']['image']) if found(canvas, image)]
         right = sum(answers[i][0] == answers[i][1] for i in shown)
         assert code == 0 and len(shown) == 9 and 0 < right < 9
-        assert text.startswith(f'wrote {out}.png\n{right} of 9 right in test, accuracy {right / 9:.4f}; '), text
+        assert text.startswith(
+            f'wrote {out}.png\n{right} of 9 right in test, accuracy {right / 9:.4f}; '), text
         grids[out] = (tmp_path / f'{out}.png').read_bytes()
     assert grids['a'] == grids['b'] != grids['c']               # to the bit
 
@@ -288,7 +295,8 @@ def told(text):
     ('RGBA', (200, 100, 50, 255), (200, 100, 50)), ('RGBA', (200, 100, 50, 0), (255, 255, 255)),
     ('LA', (90, 255), (90, 90, 90)), ('I;16', 257 * 90, (90, 90, 90))])
 @pytest.mark.parametrize('size', [(8, 8), (20, 12), (5, 3)])
-def test_a_picture_of_any_mode_and_size_is_what_it_looks_like(eye, tmp_path, capsys, mode, colour, seen, size):
+def test_a_picture_of_any_mode_and_size_is_what_it_looks_like(eye, tmp_path, capsys,
+                                                              mode, colour, seen, size):
     net, _ = eye
     Image.new(mode, size, colour).save(tmp_path / 'x.png')
     sample.recognise(net, tmp_path / 'x.png', [8, 8], CLASSES)
@@ -341,7 +349,8 @@ def test_classes_without_names_are_numbers_and_a_picture_without_a_size_keeps_it
     checkpoint(tmp_path / 'run', 'eye', tmp_path / 'pictures', info={})
     Image.new('RGB', (30, 40)).save(tmp_path / 'x.png')
     code, text = sampled('--start=x.png')
-    assert code == 0 and text.startswith('x.png: 30 x 40 RGB -> 30 x 40 RGB\n') and set(told(text)) == set('0123')
+    assert (code == 0 and text.startswith('x.png: 30 x 40 RGB -> 30 x 40 RGB\n')
+            and set(told(text)) == set('0123'))
 
 
 @pytest.mark.parametrize('content, message', [
@@ -350,7 +359,8 @@ def test_classes_without_names_are_numbers_and_a_picture_without_a_size_keeps_it
     (lambda whole: whole[:20] + b'\xff' * 9 + whole[29:], '--start=x.png: ')])
 def test_a_file_that_is_no_picture_is_refused_in_a_line(eye, sampled, tmp_path, content, message):
     if callable(content):
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype('u1')).save(tmp_path / 'y.png')
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype('u1')).save(
+            tmp_path / 'y.png')
         content = content((tmp_path / 'y.png').read_bytes())
     if content is not None:
         (tmp_path / 'x.png').write_bytes(content)
@@ -389,7 +399,8 @@ def test_a_model_that_makes_nothing_known_is_refused(eye, sampled, tmp_path):
 def test_a_data_set_that_is_not_here_is_named_with_the_way_to_it(eye, sampled, tmp_path, argv):
     shutil.move(tmp_path / 'pictures', tmp_path / 'moved')
     code, text = sampled(*argv)
-    assert code == 3 and str(tmp_path / 'pictures') in text and '--start=FILE' in text and 'python' not in text
+    assert (code == 3 and str(tmp_path / 'pictures') in text
+            and '--start=FILE' in text and 'python' not in text)
     (tmp_path / 'pictures').mkdir()
     (tmp_path / 'pictures/prepare.py').write_text('', encoding='utf-8')
     state = run.read(tmp_path / 'run/best.pt')

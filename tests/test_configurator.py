@@ -304,7 +304,7 @@ def test_every_knob_of_train_is_declared_with_a_comment():
 def test_config_fields_are_declared_commented_and_no_knob_of_train(name):
     keys = declared(ROOT / f'models/{name}.py', config=True)
     fields = dataclasses.fields(importlib.import_module(f'models.{name}').Config)
-    assert [f.name for f in fields] == list(keys)
+    assert [f.name for f in fields if f.type is not tuple] == list(keys)    # a tuple is the data set's alone
     for f in fields:
         key = keys[f.name]
         assert (f.default, type(f.default)) == (key.default, type(key.default)), f.name

@@ -68,7 +68,7 @@ def test_rope_scores_depend_on_distance_alone():
     assert score(0, 0) == pytest.approx((q @ k).item(), abs=1e-5)
     assert abs(score(5, 3) - score(5, 4)) > 1e-3
     (a, b), angle = q.chunk(2), angles(torch.tensor(3), 8)
-    pairs = torch.complex(a, b) * torch.polar(torch.ones(4), angle)        # turning is multiplying by e^(i angle)
+    pairs = torch.complex(a, b) * torch.polar(torch.ones(4), angle)    # turning is multiplying by e^(i angle)
     assert torch.allclose(turned(q, 3), torch.cat([pairs.real, pairs.imag]), atol=1e-6)
 
 

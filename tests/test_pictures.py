@@ -1,4 +1,4 @@
-"""Image data sets from archives and pictures that the tests make: rows against numpy, damage refused by name."""
+"""Image data sets from archives and pictures made here: rows against numpy, damage refused by name."""
 import gzip, hashlib, io, os, re, shutil, tarfile
 
 import numpy as np
@@ -16,7 +16,8 @@ BATCHES = [f'{INSIDE}{name}.bin' for name in [*(f'data_batch_{i}' for i in range
 CIFAR10 = '0.4914 0.4822 0.4465', '0.2470 0.2435 0.2616'
 IDX = {'train-images-idx3-ubyte.gz': (60_000, 28, 28), 'train-labels-idx1-ubyte.gz': (60_000,),
        't10k-images-idx3-ubyte.gz': (10_000, 28, 28), 't10k-labels-idx1-ubyte.gz': (10_000,)}
-real = pytest.mark.skipif('DATA_MIRROR' not in os.environ, reason='DATA_MIRROR is not set: no real data to test on')
+real = pytest.mark.skipif('DATA_MIRROR' not in os.environ,
+                          reason='DATA_MIRROR is not set: no real data to test on')
 
 
 def elsewhere():
@@ -35,7 +36,8 @@ def prepare(launch, tmp_path):
         sums = [f'{hashlib.sha256(body).hexdigest()}  {name}/{file}\n' for file, body in files.items()]
         (tmp_path / 'mirror/SHA256SUMS').write_text(''.join(sums), encoding='utf-8')
         found, text = launch(f'data/{name}/prepare.py', f'--out={tmp_path}/out', *argv, env={
-            'DATA_MIRROR': f'{tmp_path}/mirror', 'PATCH': 'test_pictures.elsewhere', 'ELSEWHERE': str(tmp_path)})
+            'DATA_MIRROR': f'{tmp_path}/mirror', 'PATCH': 'test_pictures.elsewhere',
+            'ELSEWHERE': str(tmp_path)})
         assert found == code and 'Traceback' not in text, text
         assert code == 0 or not (tmp_path / 'out').exists()
         return text
@@ -65,7 +67,7 @@ def made(n, shape, mean, std):
     """`n` flat pictures, told apart by a few pixels, whose mean and std per channel round to these."""
     images, rng, grey = np.empty((n, *shape), np.uint8), np.random.default_rng(0), 128 / 255
     for channel, (m, s) in enumerate(zip(map(float, mean.split()), map(float, std.split()))):
-        some = (m - m * m - s * s) / (grey - grey * grey)       # the shares that are grey and white follow from
+        some = (m - m * m - s * s) / (grey - grey * grey)       # the shares of grey and white follow from
         white = m - some * grey                                 # both moments, the rest is black
         values = np.repeat(np.uint8([128, 255, 0]), [a := round(some * n), b := round(white * n), n - a - b])
         images[:, channel] = rng.permutation(values)[:, None, None]
@@ -102,7 +104,8 @@ def test_cifar10_becomes_three_splits(prepare, tmp_path):
     others[:, 1, -1, -1] = 77           # in none of `images`, but for the first hundred
     others[:100] = images[:100]
     batches = np.split(np.concatenate([images, others]).reshape(60_000, -1), 6)
-    batches = [np.c_[label, batch].tobytes() for label, batch in zip(np.split(np.r_[labels, more], 6), batches)]
+    batches = [np.c_[label, batch].tobytes()
+               for label, batch in zip(np.split(np.r_[labels, more], 6), batches)]
     text = prepare('cifar10', {ARCHIVE: cifar(*batches)})
     splits, meta = arrays(tmp_path / 'out')
     assert shapes(splits) == {'train': (45_000, 3, 32, 32), 'val': (5_000, 3, 32, 32),
@@ -128,12 +131,15 @@ EMPTY = bytes(10_000 * 3073)
     pytest.param(lambda: cifar(*[b''] * 5), f'{ARCHIVE}: it has no .*/test_batch.bin', id='member'),
     pytest.param(lambda: cifar(*[EMPTY[1:]] * 6),
                  'data_batch_1.bin: expected 10,000 records of 3,073 bytes, found 30,729,999', id='short'),
-    pytest.param(lambda: cifar(*[EMPTY + bytes(10_000)] * 6), 'data_batch_1.bin: .*found 30,740,000', id='100'),
+    pytest.param(lambda: cifar(*[EMPTY + bytes(10_000)] * 6),
+                 'data_batch_1.bin: .*found 30,740,000', id='100'),
     pytest.param(lambda: cifar(EMPTY, *[b''] * 5), 'data_batch_2.bin: .*found 0 bytes', id='empty'),
     pytest.param(lambda: cifar(EMPTY[3073:] + b'\x0a' + EMPTY[:3072], *[b''] * 5),
                  'data_batch_1.bin: expected labels from 0 to 9, found 10', id='label'),
-    pytest.param(lambda: cifar(*[b''] * 6, classes=CLASSES[1:]), 'meta.txt: expected 10 names, found 9', id='names'),
-    pytest.param(lambda: cifar(*[EMPTY] * 6), 'mean 0.4914 0.4822 0.4465, found 0.0000 0.0000', id='foreign')])
+    pytest.param(lambda: cifar(*[b''] * 6, classes=CLASSES[1:]),
+                 'meta.txt: expected 10 names, found 9', id='names'),
+    pytest.param(lambda: cifar(*[EMPTY] * 6),
+                 'mean 0.4914 0.4822 0.4465, found 0.0000 0.0000', id='foreign')])
 def test_a_damaged_or_foreign_cifar10_is_refused(prepare, body, words):
     assert re.search(words, prepare('cifar10', {ARCHIVE: body()}, code=3))
 
@@ -172,7 +178,8 @@ def test_mnist_becomes_three_splits_or_with_no_val_two(prepare, tmp_path):
         assert meta['options'] == {'val': val} and ('of val' in text) == bool(val)
     assert found['train'] == list(range(60_000))
     info = meta['info']
-    assert (info['n_class'], info['classes'], info['channels'], info['size']) == (10, [*'0123456789'], 1, [28, 28])
+    assert (info['n_class'], info['classes'], info['channels'], info['size']) == (
+        10, [*'0123456789'], 1, [28, 28])
     assert np.allclose((info['mean'], info['std']), moments(images), rtol=1e-9)
     assert [source['url'].rsplit('/')[-1] for source in meta['source']] == list(IDX)
 
@@ -182,17 +189,21 @@ PICTURES, LABELS = (np.zeros(shape, np.uint8) for shape in [*IDX.values()][:2])
 
 @pytest.mark.parametrize('parts, words', [
     pytest.param([b'<html>', None, None, None], 'train-images.*: expected a whole gzip file', id='page'),
-    pytest.param([idx(PICTURES)[:-9], None, None, None], 'train-images.*: expected a whole gzip file', id='cut'),
+    pytest.param([idx(PICTURES)[:-9], None, None, None],
+                 'train-images.*: expected a whole gzip file', id='cut'),
     pytest.param([None, None, PICTURES[:9999], None],
                  't10k-images.*header 00000803 00002710 .* found 00000803 0000270f', id='count'),
-    pytest.param([None, LABELS[:, None], None, None], 'train-labels.*header 00000801 .* found 00000802', id='axes'),
+    pytest.param([None, LABELS[:, None], None, None],
+                 'train-labels.*header 00000801 .* found 00000802', id='axes'),
     pytest.param([None, idx(LABELS, kind=9), None, None], 'train-labels.*found 00000901', id='kind'),
-    pytest.param([None, gzip.compress(b''), None, None], 'train-labels.*00000801 0000ea60, found *$', id='empty'),
+    pytest.param([None, gzip.compress(b''), None, None],
+                 'train-labels.*00000801 0000ea60, found *$', id='empty'),
     pytest.param([None, gzip.compress(gzip.decompress(idx(LABELS))[:-1]), None, None],
                  'train-labels.*: expected 60,008 bytes, found 60,007$', id='short'),
     pytest.param([None, gzip.compress(gzip.decompress(idx(LABELS)) + b'xy'), None, None],
                  'train-labels.*: expected 60,008 bytes, found more', id='long'),
-    pytest.param([None, LABELS + 10, None, None], 'train-labels.*: expected labels from 0 to 9, found 10', id='label'),
+    pytest.param([None, LABELS + 10, None, None],
+                 'train-labels.*: expected labels from 0 to 9, found 10', id='label'),
     pytest.param([None] * 4, 'train-images.*: expected .* mean 0.1307, found 0.0000', id='foreign')])
 def test_a_damaged_or_foreign_mnist_is_refused(prepare, parts, words):
     assert re.search(words, prepare('mnist', mnist(*parts), code=3), re.M)
@@ -211,7 +222,8 @@ def test_a_draw_is_a_partition_and_always_the_same():
 
 @pytest.mark.parametrize('n', [1, 999, 1000, 2345])
 def test_statistics_are_numpys(n):
-    images = np.random.default_rng(n).integers(0, 256, (n, 3, 4, 5), np.uint8) // np.uint8([[[1]], [[2]], [[9]]])
+    images = (np.random.default_rng(n).integers(0, 256, (n, 3, 4, 5), np.uint8)
+              // np.uint8([[[1]], [[2]], [[9]]]))
     assert np.allclose(picture.statistics(images), moments(images), rtol=1e-12)
 
 
@@ -264,7 +276,8 @@ def turned(file):
      np.where(NUMBERS[..., None] == 2, 255, COLOURS[NUMBERS]), 0),
     ('1 bit.png', lambda f: Image.fromarray(NUMBERS > 2).save(f),
      np.repeat((NUMBERS[..., None] > 2) * 255, 3, 2), 0),
-    ('grey.jpg', lambda f: Image.fromarray(np.full((16, 16), 77, np.uint8)).save(f), np.full((16, 16, 3), 77), 1),
+    ('grey.jpg', lambda f: Image.fromarray(np.full((16, 16), 77, np.uint8)).save(f),
+     np.full((16, 16, 3), 77), 1),
     ('cmyk.jpg', cmyk, (255 - CMYK[..., :3]) * (1 - CMYK[..., 3:] / 255), 3),
     ('turned.png', turned, np.rot90(PIXELS, -1), 0)])
 def test_every_kind_of_picture_is_read_as_rgb(tmp_path, name, write, expected, tolerance):
@@ -287,7 +300,8 @@ def test_a_mask_is_read_as_it_is_stored(tmp_path, name, write, expected):
 
 
 @pytest.mark.parametrize('name, image, words', [
-    ('rgb.png', PIXELS, 'one channel.*found PNG RGB'), ('rgba.png', np.dstack([PIXELS, ALPHA]), 'found PNG RGBA'),
+    ('rgb.png', PIXELS, 'one channel.*found PNG RGB'),
+    ('rgba.png', np.dstack([PIXELS, ALPHA]), 'found PNG RGBA'),
     ('grey.jpg', NUMBERS, 'without loss, found JPEG L'),
     ('16 bit.png', NUMBERS.astype(np.uint16) * 100, 'values from 0 to 255, found 0 to 400')])
 def test_what_is_no_mask_is_refused_by_name(tmp_path, name, image, words):
@@ -300,10 +314,12 @@ def test_what_is_no_mask_is_refused_by_name(tmp_path, name, image, words):
 @pytest.mark.parametrize('height, width, size', [(80, 120, 20), (120, 90, 30), (40, 40, 40), (10, 15, 24)])
 def test_pictures_are_antialiased_and_masks_take_the_nearest_value(tmp_path, height, width, size):
     rng = np.random.default_rng(0)
-    image, mask = rng.integers(0, 256, (height, width, 3), np.uint8), rng.choice(np.uint8([0, 3, 200]), (height, width))
+    image, mask = (rng.integers(0, 256, (height, width, 3), np.uint8),
+                   rng.choice(np.uint8([0, 3, 200]), (height, width)))
     Image.fromarray(image).save(tmp_path / 'x.png'), Image.fromarray(mask).save(tmp_path / 'm.png')
     found, codes, whole = picture.read([tmp_path / 'x.png'], size, [tmp_path / 'm.png'])
-    assert found.shape == (1, 3, size, size) and codes.shape == (1, 1, size, size) and whole.tolist() == [True]
+    assert (found.shape == (1, 3, size, size) and codes.shape == (1, 1, size, size)
+            and whole.tolist() == [True])
     side = min(height, width)
     small = height * size // side, width * size // side
     whole = torch.nn.functional.interpolate(torch.tensor(image).permute(2, 0, 1)[None].float(), small,
@@ -321,7 +337,8 @@ def test_pictures_are_antialiased_and_masks_take_the_nearest_value(tmp_path, hei
 def own(launch, tmp_path):
     """own(*argv): what data/images/prepare.py says of the folder `tmp_path/photos`."""
     def own(*argv, code=0):
-        found, text = launch('data/images/prepare.py', f'--input={tmp_path}/photos', f'--out={tmp_path}/out', *argv)
+        found, text = launch('data/images/prepare.py', f'--input={tmp_path}/photos',
+                             f'--out={tmp_path}/out', *argv)
         assert found == code and 'Traceback' not in text, text
         assert code == 0 or not (tmp_path / 'out').exists()
         return text
@@ -352,12 +369,15 @@ def test_sub_folders_are_classes(own, draw, tmp_path):
     splits, meta = arrays(tmp_path / 'out')
     assert shapes(splits) == {'train': (32, 3, 8, 8), 'val': (4, 3, 8, 8), 'test': (4, 3, 8, 8)}
     colours = {split: fields['image'][:, :, 0, 0] for split, fields in splits.items()}
-    assert all((fields['image'] == colours[split][:, :, None, None]).all() for split, fields in splits.items())
+    assert all((fields['image'] == colours[split][:, :, None, None]).all()
+               for split, fields in splits.items())
     assert sorted(map(tuple, np.concatenate([*colours.values()]))) == sorted(
         (100 * k, i, i) for k in range(2) for i in range(20))
-    assert all(np.array_equal(fields['label'], colours[split][:, 0] // 100) for split, fields in splits.items())
+    assert all(np.array_equal(fields['label'], colours[split][:, 0] // 100)
+               for split, fields in splits.items())
     info = meta['info']
-    assert (info['n_class'], info['classes'], info['channels'], info['size']) == (2, ['ant', 'zebra'], 3, [8, 8])
+    assert (info['n_class'], info['classes'], info['channels'], info['size']) == (
+        2, ['ant', 'zebra'], 3, [8, 8])
     assert np.allclose((info['mean'], info['std']), moments(splits['train']['image']), rtol=1e-9)
     assert '32 + 4 + 4 pictures of 3 x 8 x 8; 0 of val and 0 of test are in train as well' in text
     before = data.hashes(meta)
@@ -373,7 +393,8 @@ def test_val_and_test_are_shares_or_numbers(own, draw, tmp_path, argv, sizes):
     text = own('--size=4', *argv)
     splits, meta = arrays(tmp_path / 'out')
     assert tuple(len(fields['label']) for fields in splits.values()) == sizes
-    assert {f'--{key}={value:g}' for key, value in meta['options'].items() if key in ('val', 'test')} >= {*argv}
+    assert {f'--{key}={value:g}' for key, value in meta['options'].items()
+            if key in ('val', 'test')} >= {*argv}
     assert ('val' in splits) == ('of val' in text) == ('--val=0' not in argv)
 
 
@@ -386,7 +407,8 @@ def test_pictures_that_do_not_decode_are_listed_and_left_out(own, draw, tmp_path
     text = own('--size=8', '--test=0')
     splits = arrays(tmp_path / 'out')[0]
     assert sum(len(fields['label']) for fields in splits.values()) == 38
-    assert all(np.array_equal(fields['label'], fields['image'][:, 0, 0, 0] // 100) for fields in splits.values())
+    assert all(np.array_equal(fields['label'], fields['image'][:, 0, 0, 0] // 100)
+               for fields in splits.values())
     assert sum(map(int, re.findall(r'(\d+) of \d+ files do not decode', text))) == 3
     for name in 'ant/2.png', 'ant/4.png', 'zebra/notes.txt':
         assert f'  {tmp_path}/photos/{name}: ' in text
@@ -457,14 +479,19 @@ def test_a_mask_that_does_not_decode_takes_its_picture_with_it(own, draw, tmp_pa
 
 
 @pytest.mark.parametrize('damage, words', [
-    (lambda draw, photos: draw('masks/3.png', (1, 2, 3), (15, 10)), 'masks/3.png: .*one channel.*found PNG RGB'),
+    (lambda draw, photos: draw('masks/3.png', (1, 2, 3), (15, 10)),
+     'masks/3.png: .*one channel.*found PNG RGB'),
     (lambda draw, photos: draw('masks/3.png', 1, (14, 10)),
      r'masks/3.png: expected .*\(15, 10\) as of .*images/3.jpg, found \(14, 10\)'),
-    (lambda draw, photos: (photos / 'masks/3.png').unlink(), 'one picture and one mask 3, found images/3.jpg'),
-    (lambda draw, photos: (photos / 'images/3.jpg').unlink(), 'one picture and one mask 3, found masks/3.png'),
-    (lambda draw, photos: draw('images/3.png', (1, 2, 3)), 'mask 3, found images/3.jpg, images/3.png, masks/3.png'),
+    (lambda draw, photos: (photos / 'masks/3.png').unlink(),
+     'one picture and one mask 3, found images/3.jpg'),
+    (lambda draw, photos: (photos / 'images/3.jpg').unlink(),
+     'one picture and one mask 3, found masks/3.png'),
+    (lambda draw, photos: draw('images/3.png', (1, 2, 3)),
+     'mask 3, found images/3.jpg, images/3.png, masks/3.png'),
     (lambda draw, photos: draw('masks/3.bmp', 3), 'mask 3, found images/3.jpg, masks/3.bmp, masks/3.png'),
-    (lambda draw, photos: [file.unlink() for file in photos.glob('*/*')], 'photos: expected files in images/')])
+    (lambda draw, photos: [file.unlink() for file in photos.glob('*/*')],
+     'photos: expected files in images/')])
 def test_masks_that_do_not_fit_are_refused_by_name(own, draw, tmp_path, damage, words):
     masked(draw)
     damage(draw, tmp_path / 'photos')
@@ -474,11 +501,13 @@ def test_masks_that_do_not_fit_are_refused_by_name(own, draw, tmp_path, damage, 
 @pytest.mark.parametrize('names, words', [
     ([], 'photos: expected pictures in two sub-folders or more'), (['1.png'], 'two sub-folders'),
     (['cat/1.png', '.dog/1.png'], 'two sub-folders'), (['images/1.png'], 'two sub-folders'),
-    (['train/a/1.png', 'train/b/1.png', 'test/a/1.png'], 'photos: expected train/ and val/, found train/ and test/'),
+    (['train/a/1.png', 'train/b/1.png', 'test/a/1.png'],
+     'photos: expected train/ and val/, found train/ and test/'),
     (['train/a/1.png', 'train/b/1.png', 'val/a/1.png', 'val/c/1.png'],
      r"photos/val: expected what train/ has, \['a', 'b'\], found \['a', 'c'\]"),
     (['train/a/1.png', 'train/b/1.png', 'val/images/1.png', 'val/masks/1.png'], 'photos/val: .*found masks'),
-    (['train/images/1.png', 'train/masks/1.png', 'val/a/1.png', 'val/b/1.png'], 'photos/val: .*has, masks, found')])
+    (['train/images/1.png', 'train/masks/1.png', 'val/a/1.png', 'val/b/1.png'],
+     'photos/val: .*has, masks, found')])
 def test_folders_of_another_layout_are_refused(own, draw, names, words):
     for name in names:
         draw(name, 7)
@@ -513,7 +542,8 @@ def test_the_real_cifar10(launch, tmp_path):
     rows(splits, train[:, 1:], train[:, 0])
     assert np.array_equal(np.c_[splits['test']['label'], splits['test']['image'].reshape(10_000, -1)], test)
     assert np.bincount(splits['test']['label']).tolist() == [1000] * 10 and meta['info']['classes'] == CLASSES
-    for name, published in zip(('mean', 'std'), CIFAR10):       # of nine tenths of the pictures: nearly those of all
+    # of nine tenths of the pictures: nearly those of all
+    for name, published in zip(('mean', 'std'), CIFAR10):
         assert np.allclose(meta['info'][name], [float(x) for x in published.split()], atol=5e-4)
     shutil.rmtree(tmp_path / 'out')
 
@@ -527,7 +557,8 @@ def test_the_real_mnist(launch, tmp_path):
     assert np.bincount(splits['train']['label']).tolist() == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert round(meta['info']['mean'][0], 4) == 0.1307 and round(meta['info']['std'][0], 4) == 0.3081
-    zeros, ones = (splits['test']['image'][splits['test']['label'] == k, 0, 10:18, 12:16].mean() for k in (0, 1))
+    zeros, ones = (splits['test']['image'][splits['test']['label'] == k, 0, 10:18, 12:16].mean()
+                   for k in (0, 1))
     assert zeros < 60 < 120 < ones          # upright, and of the right labels: a zero is hollow
 
 

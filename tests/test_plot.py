@@ -157,7 +157,8 @@ def kept(monkeypatch):
 def evaluated(step, split, matrix):
     """The log's line of a classifier's evaluation."""
     matrix = np.asarray(matrix, float)
-    return {'event': 'eval', 'step': step, 'split': split, 'loss': 1.0, 'accuracy': matrix.trace() / matrix.sum(),
+    return {'event': 'eval', 'step': step, 'split': split, 'loss': 1.0,
+            'accuracy': matrix.trace() / matrix.sum(),
             'class_accuracy': (matrix.diagonal() / np.maximum(matrix.sum(1), 1)).tolist(),
             'confusion': matrix.tolist(), 'seconds': 50.0}
 
@@ -184,7 +185,8 @@ def test_a_confusion_matrix_is_that_of_the_last_test_in_counts_and_shares_of_the
 def test_class_names_are_the_checkpoints_and_numbers_without_one(tmp_path, kept):
     one = write_log(tmp_path / 'a', [3], more=[evaluated(10, 'val', np.eye(3))])
     plot.confusion(one)
-    state = {'format': run.FORMAT, 'model': {}, 'keys': {'model': 'gpt'}, 'config': {}, 'step': 1, 'tokenizer': None}
+    state = {'format': run.FORMAT, 'model': {}, 'keys': {'model': 'gpt'}, 'config': {}, 'step': 1,
+             'tokenizer': None}
     for info in {'classes': ['ox', r'$\x$', 'c']}, {'classes': ['two', 'only']}, {}:
         run.write(tmp_path / 'a' / 'best.pt', state | {'info': info})
         plot.confusion(one)
@@ -213,7 +215,8 @@ def test_metrics_that_are_lists_trouble_neither_tables_nor_curves_nor_the_consol
     for what in 'confusion', 'class_accuracy':
         with pytest.raises(Refused, match='there is accuracy, epoch, loss, lr'):
             plot.curves([one], what)
-    assert run.listed({key: lines[0][key] for key in ('loss', 'accuracy', 'class_accuracy', 'confusion')}) == (
+    assert run.listed({key: lines[0][key]
+                       for key in ('loss', 'accuracy', 'class_accuracy', 'confusion')}) == (
         'loss 1.0000, accuracy 1.0000')
 
 
@@ -253,7 +256,8 @@ def lines(rows):
 
 
 def test_a_reliability_diagram_is_of_the_predicted_class(tmp_path, kept):
-    (tmp_path / 'test.jsonl').write_text(lines([(0, 0, [0.9, 0.1]), (1, 1, [0.06, 0.94]), (0, 1, [0.3, 0.7])]),
+    (tmp_path / 'test.jsonl').write_text(lines([(0, 0, [0.9, 0.1]), (1, 1, [0.06, 0.94]),
+                                                (0, 1, [0.3, 0.7])]),
                                          encoding='utf-8')
     for path in tmp_path / 'test.jsonl', tmp_path:              # the file, or the run's folder
         plot.reliability(path)
@@ -262,7 +266,8 @@ def test_a_reliability_diagram_is_of_the_predicted_class(tmp_path, kept):
         assert above.get_title('left') == (f'test.jsonl: expected calibration error {gap:.4f}\n'
                                            '3 rows, accuracy 0.6667, mean confidence 0.8467')
         points = above.lines[1]
-        assert points.get_xdata() == pytest.approx([0.7, 0.9, 0.94]) and points.get_ydata().tolist() == [0, 1, 1]
+        assert (points.get_xdata() == pytest.approx([0.7, 0.9, 0.94])
+                and points.get_ydata().tolist() == [0, 1, 1])
         assert [bar.get_height() for bar in below.patches] == pytest.approx([1 / 3] * 3)
         assert [bar.get_x() for bar in below.patches] == pytest.approx([10 / 15, 13 / 15, 14 / 15])
 

@@ -190,7 +190,8 @@ def test_what_leaves_one_token_is_greedy_and_what_leaves_all_changes_nothing(mad
 
 
 def test_no_number_is_one_sample(made):
-    assert made('--start=abc', '--num_samples=0') == made('--start=abc') == made('--start=abc', '--num_samples=1')
+    assert (made('--start=abc', '--num_samples=0') == made('--start=abc')
+            == made('--start=abc', '--num_samples=1'))
 
 
 def test_samples_are_told_apart_and_begin_with_the_prompt(made):

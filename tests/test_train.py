@@ -87,7 +87,8 @@ def test_muon_is_torchs_muon(weight_decay):
 
 def test_orthogonal_brings_singular_values_close_to_one():
     for shape in (3, 8, 32), (2, 32, 8), (1, 16, 16):
-        values = torch.linalg.svdvals(train.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
+        values = torch.linalg.svdvals(
+            train.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
         assert values.min() > 0.6 and values.max() < 1.3
     assert not train.orthogonal(torch.zeros(1, 4, 4)).any()
 
