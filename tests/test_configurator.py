@@ -303,8 +303,9 @@ def test_every_knob_of_train_is_declared_with_a_comment():
 @pytest.mark.parametrize('name', MODELS)
 def test_config_fields_are_declared_commented_and_no_knob_of_train(name):
     keys = declared(ROOT / f'models/{name}.py', config=True)
-    fields = dataclasses.fields(importlib.import_module(f'models.{name}').Config)
-    assert [f.name for f in fields if f.type is not tuple] == list(keys)    # a tuple is the data set's alone
+    config = importlib.import_module(f'models.{name}').Config
+    fields = [f for f in dataclasses.fields(config) if f.type is not tuple]     # a tuple is the data set's alone
+    assert [f.name for f in fields] == list(keys)
     for f in fields:
         key = keys[f.name]
         assert (f.default, type(f.default)) == (key.default, type(key.default)), f.name
