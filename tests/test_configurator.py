@@ -304,7 +304,7 @@ def test_every_knob_of_train_is_declared_with_a_comment():
 def test_config_fields_are_declared_commented_and_no_knob_of_train(name):
     keys = declared(ROOT / f'models/{name}.py', config=True)
     config = importlib.import_module(f'models.{name}').Config
-    fields = [f for f in dataclasses.fields(config) if f.type is not tuple]     # a tuple is the data set's alone
+    fields = [f for f in dataclasses.fields(config) if f.type is not tuple]     # tuples are the data set's
     assert [f.name for f in fields] == list(keys)
     for f in fields:
         key = keys[f.name]
