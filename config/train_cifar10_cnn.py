@@ -10,7 +10,7 @@ width = 64
 label_smoothing = 0.2
 tta = 'flip'
 batch_size = 512
-epochs = 16
+epochs = 20
 eval_interval = 348
 
 optimizer = 'muon'

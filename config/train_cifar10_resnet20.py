@@ -8,13 +8,14 @@ channels_last = True
 model = 'resnet'
 arch = 'resnet20'
 batch_size = 256
-epochs = 18
+epochs = 16
 eval_interval = 350
 target = 0.90
 
 optimizer = 'muon'
-learning_rate = 1e-2
+learning_rate = 2e-2
 schedule = 'linear'
 warmup_iters = 0.05
-weight_decay = 0.05
+momentum = 0.6
+weight_decay = 0.1
 grad_clip = 0.0

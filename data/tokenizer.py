@@ -38,10 +38,7 @@ class Bytes:
 
     def encode(self, text):
         """`text` as a list of ids. Raises Refused if it came from bytes that are no UTF-8."""
-        try:
-            return list(text.encode('utf-8'))
-        except UnicodeEncodeError as error:
-            raise Refused(f'expected UTF-8 text, found {text[error.start]!r} at {error.start:,}')
+        return list(utf8(text))
 
     def decode(self, ids):
         return bytes(ids).decode('utf-8', errors='replace')
@@ -53,6 +50,14 @@ class Bytes:
         return {'kind': 'bytes'}
 
 
+def utf8(text):
+    """`text` as bytes. Raises Refused if it came from bytes that are no UTF-8."""
+    try:
+        return text.encode('utf-8')
+    except UnicodeEncodeError as error:
+        raise Refused(f'expected UTF-8 text, found {text[error.start]!r} at {error.start:,}')
+
+
 def load(json):
     """The tokenizer that `json` describes; None for None. Raises Refused for a kind not known here."""
     match json:
@@ -62,4 +67,7 @@ def load(json):
             return Characters(characters)
         case {'kind': 'bytes'}:
             return Bytes()
+        case {'kind': 'bpe', 'merges': str(merges), 'n_sentinel': int(n_sentinel)}:
+            from data import bpe        # here, or it and this file would import each other
+            return bpe.load(merges, n_sentinel)
     raise Refused(f'no such tokenizer is known here: {str(json)[:80]}', code=3)

@@ -8,7 +8,8 @@ from conftest import ROOT
 FOLDERS = '', 'config/', 'models/', 'data/', 'data/*/'
 NAMES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in ROOT.glob(f'{folder}*.py'))
 LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'models', 'data'}
-PACKAGES = {'torch', 'numpy', 'tiktoken', 'matplotlib', 'requests', 'PIL'}      # PIL comes with matplotlib
+PACKAGES = {'torch', 'numpy', 'tiktoken', 'matplotlib', 'requests',
+            'PIL', 'regex'}         # which come with matplotlib and tiktoken
 FORBIDDEN = {'exec', 'eval', 'compile', '__import__', 'os.system', 'os.popen', 'subprocess.getoutput',
              'subprocess.getstatusoutput', 'os.execv', 'os.execvp', 'os.spawnv'}
 UNPICKLERS = {'pickle', '_pickle', 'cPickle', 'dill', 'joblib', 'shelve', 'marshal', 'code'}

@@ -1,0 +1,134 @@
+r"""Byte-level byte pair encoding: words from pieces that the text itself proposes.
+
+Sennrich, Haddow and Birch (2016), https://arxiv.org/abs/1508.07909: begin with single symbols and, again and
+again, make the most frequent pair of neighbours a symbol of its own. Radford et al. (2019), "Language Models
+are Unsupervised Multitask Learners": let the first symbols be the 256 bytes, and every text can be written.
+Training is ours and a page long; encoding is tiktoken's, which needs no more than the tokens in their order.
+
+    tokenizer = train(open('text.txt', encoding='utf-8'), vocab_size=16_000)
+    tokenizer.decode(tokenizer.encode('naïve'))         # 'naïve'; .json() is what meta.json keeps
+
+    id    0         1     2 ... 257   258 ...                           ... vocab_size - 1
+          padding   end   the bytes   the merges, most frequent first   n_sentinel sentinels (T5's)
+"""
+import heapq, operator
+from collections import Counter, defaultdict
+from itertools import chain
+from urllib.parse import quote, unquote_to_bytes
+
+import regex        # for \p{L}; comes with tiktoken, which needs it too
+import tiktoken
+
+from configurator import Refused
+from data.tokenizer import utf8
+
+# A merge never crosses from one word to the next. A word is GPT-2's: an English ending, letters, digits or
+# signs, each with the space before it, or other white space. The 100 is ours: tiktoken's stack overflows
+# on a million blanks. Letters newer than either module's Unicode are signs to it: other cuts, the same text.
+WORD = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,100}(?!\S)|\s"
+SPECIAL = 2                                     # padding and end: no text is encoded as one of them
+BYTES = [bytes([i]) for i in range(256)]
+
+
+class BPE:
+    """`merges` are the tokens longer than a byte, as bytes, in the order in which they were learnt."""
+
+    def __init__(self, merges, n_sentinel=0):
+        self.merges, self.n_sentinel = merges, n_sentinel
+        self.tokens = [b''] * SPECIAL + BYTES + merges + [b''] * n_sentinel     # id -> what it stands for
+        self.vocab_size = len(self.tokens)
+        ranks = {token: i for i, token in enumerate(self.tokens) if token}      # a rank may begin at 2
+        self.encoding = tiktoken.Encoding('bpe', pat_str=WORD, mergeable_ranks=ranks, special_tokens={})
+
+    def encode(self, text):
+        """`text` as a list of ids, without an end; '<|endoftext|>' is text like any other. Raises Refused
+        if it came from bytes that are no UTF-8."""
+        utf8(text)                              # tiktoken would put U+FFFD there in silence
+        return self.encoding.encode_ordinary(text)
+
+    def encode_all(self, texts):
+        """A list of ids for each of `texts`. In one thread: tiktoken's encode_ordinary_batch hands every text
+        to a pool, which on two cores takes longer than encoding it, by three times for lines."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids):
+        """The text of `ids`. Padding, end and sentinels stand for none; what is no UTF-8 becomes U+FFFD."""
+        return b''.join(self.tokens[i] for i in ids).decode('utf-8', errors='replace')
+
+    def begin(self):
+        """What stands for the beginning of a text: a new line."""
+        return self.encode('\n')
+
+    def json(self):
+        """Plain and compact: one string of the merges, as in a URL: '%20t he %20the'."""
+        return {'kind': 'bpe', 'merges': ' '.join(map(quote, self.merges)), 'n_sentinel': self.n_sentinel}
+
+
+def load(merges, n_sentinel):
+    """The tokenizer that `json` of another has described."""
+    return BPE([unquote_to_bytes(token) for token in merges.split()], n_sentinel)
+
+
+def train(texts, vocab_size, n_sentinel=0):
+    """A BPE of `vocab_size` ids, all told, learnt from an iterable of strings such as lines: their words are
+    counted, the strings are not kept. It is smaller, and says so, if the pairs run out; a pair that occurs
+    once is none. Raises Refused if there is no room for the bytes, and for text that is no UTF-8.
+    """
+    n_merge = vocab_size - SPECIAL - len(BYTES) - n_sentinel
+    if n_merge < 0:
+        raise Refused(f'vocab_size={vocab_size}: expected at least {vocab_size - n_merge}, which are '
+                      f'{SPECIAL} for padding and end, 256 bytes and {n_sentinel} sentinels')
+    words = Counter(chain.from_iterable(map(regex.compile(WORD).findall, texts)))
+    merges = learn({utf8(word): n for word, n in words.items()}, n_merge)
+    if len(merges) < n_merge:
+        print(f'no pair is left that occurs twice: {len(merges):,} merges instead of {n_merge:,}, and '
+              f'{vocab_size - n_merge + len(merges):,} ids')
+    return BPE(merges, n_sentinel)
+
+
+def learn(words, n_merge):
+    """The merges, as bytes, of {word: count} (words as bytes): `n_merge`, or fewer if no pair occurs twice.
+
+    Each is the pair of neighbours with the highest count. Ties go to the pair whose left token is older, then
+    to that whose right one is (bytes, by value, come before merges), so that nothing matters but the counts.
+    'aaa' counts as two of 'aa'. A word is a str with one character per token, chr(its index in `tokens`): a
+    merge is str.replace, from left to right as in encoding, and the rule for ties is the order of strings.
+    """
+    tokens, counts = list(BYTES), list(words.values())
+    words = [word.decode('latin-1') for word in words]
+    count, where = Counter(), defaultdict(list)     # of a pair; where: indices of words it is or was in
+    for i, word in enumerate(words):
+        for pair in pairs(word):
+            count[pair] += counts[i]
+            where[pair].append(i)
+    # Once the younger of its tokens is made, a pair only becomes rarer: what the heap holds is at least its
+    # count. So it is looked at only when it comes to the top, and put back if it was too high.
+    heap = [(-n, pair) for pair, n in count.items()]
+    heapq.heapify(heap)
+    while len(tokens) < len(BYTES) + n_merge and heap and heap[0][0] <= -2:
+        n, pair = heap[0]
+        if -n > count[pair]:
+            heapq.heapreplace(heap, (-count[pair], pair))
+            continue
+        heapq.heappop(heap)
+        new, made = chr(len(tokens)), set()
+        tokens.append(tokens[ord(pair[0])] + tokens[ord(pair[1])])
+        for i in set(where.pop(pair)):              # of 16,000 merges a word is touched by a handful
+            old, words[i] = words[i], words[i].replace(pair, new)
+            if old == words[i]:
+                continue                            # another merge took the pair
+            for lost in pairs(old):
+                count[lost] -= counts[i]
+            for kept in pairs(words[i]):
+                count[kept] += counts[i]
+                if new in kept:
+                    where[kept].append(i)
+                    made.add(kept)
+        for pair in made:
+            heapq.heappush(heap, (-count[pair], pair))
+    return tokens[len(BYTES):]
+
+
+def pairs(word):
+    """The pairs of neighbours, 'abc' -> 'ab', 'bc'."""
+    return map(operator.add, word, word[1:])
