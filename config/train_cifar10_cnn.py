@@ -1,4 +1,6 @@
 """A small fast CNN on CIFAR-10, 2.0 M parameters, for a laptop.
+
+93.96 % of test, mirror images averaged, in 13:49 minutes on two CPU cores with bfloat16 (one run), in 1.3 GB.
 """
 dataset = 'cifar10'
 flip = 'alternating'
@@ -10,7 +12,7 @@ width = 64
 label_smoothing = 0.2
 tta = 'flip'
 batch_size = 512
-epochs = 20
+epochs = 16
 eval_interval = 348
 
 optimizer = 'muon'

@@ -1,4 +1,6 @@
 """ResNet-20 of He et al. (2015, section 4.2) on CIFAR-10, 0.27 M parameters, for a CPU.
+
+Not run yet.
 """
 dataset = 'cifar10'
 flip = 'random'
