@@ -128,8 +128,8 @@ def test_no_room_for_the_bytes_is_refused(vocab_size, n_sentinel):
 # --- encoding
 
 TEXTS = ['', ' ', '\n', 'the', TEXT, 'é e\u0301 \u200d', '👩‍👩‍👧‍👦 🇫🇷', '\0\x01\x1b\x7f\x85\ufeff\ufffd',
-         'שלום عليكم', '\r\n \t\u2028\u3000 x', 'a' * 100_000, 'the' * 9999, ' ' * 1_500_000 + 'a', '\n' * 999,
-         "'" * 999, '<|endoftext|> <pad> </s> <extra_id_0>', '\U0010ffff\ue000',
+         'שלום عليكم', '\r\n \t\u2028\u3000 x', 'a' * 100_000, 'the' * 9999, ' ' * 1_500_000 + 'a',
+         '\n' * 999, "'" * 999, '<|endoftext|> <pad> </s> <extra_id_0>', '\U0010ffff\ue000',
          ''.join(map(chr, [*range(0xd800), *range(0xe000, 0x110000, 17)]))]
 
 
