@@ -68,6 +68,7 @@ class Basic(nn.Module):
         self.conv1, self.norm1 = conv(inner, width, 3, stride), nn.BatchNorm2d(width)
         self.conv2, self.norm2 = conv(width, width, 3), nn.BatchNorm2d(width)
         self.shortcut = shortcut
+        nn.init.zeros_(self.norm2.weight)       # the block begins as its shortcut
 
     def forward(self, x):
         y = F.relu(self.norm1(self.conv1(x)))
@@ -84,6 +85,7 @@ class Bottleneck(nn.Module):
         self.conv2, self.norm2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
         self.conv3, self.norm3 = conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
         self.shortcut = shortcut
+        nn.init.zeros_(self.norm3.weight)       # the block begins as its shortcut
 
     def forward(self, x):
         y = F.relu(self.norm1(self.conv1(x)))
@@ -125,13 +127,10 @@ class Model(nn.Module):
         self.init()
 
     def init(self):
-        """Kaiming's normal filters; no gain at the end of a branch, so each block begins as its shortcut; a
-        head of zeros, so the first loss is ln n_class."""
+        """Kaiming's normal filters; a head of zeros, so that the first loss is ln n_class."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-        for block in self.blocks:
-            nn.init.zeros_(getattr(block, 'norm3', block.norm2).weight)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

@@ -217,6 +217,17 @@ def test_the_mirrored_image_counts_in_evaluation_alone(name):
     assert not torch.allclose(both.logits(image), plain.logits(image), atol=1e-2)
 
 
+@torch.no_grad()
+def test_crops_are_the_image_and_its_two_shifts_each_mirrored():
+    plain, crops, image = make('cnn').eval(), make('cnn', tta='crop').eval(), images(5)
+    n = image.size(3)
+    pixels = [1, *range(n), n - 2]                      # reflected at the border
+    views = [image[:, :, pixels[i:i + n]][:, :, :, pixels[i:i + n]] for i in (1, 2, 0)]
+    expected = sum(plain.logits(view) + plain.logits(view.flip(3)) for view in views) / 6
+    assert torch.allclose(crops.logits(image), expected, atol=1e-5)
+    assert torch.equal(crops.train().logits(image), plain.train().logits(image))
+
+
 TRUE, PREDICTED = [0, 0, 1, 1, 1, 3, 3], [0, 3, 1, 1, 0, 3, 3]         # nothing is of class 2
 
 
