@@ -4,6 +4,7 @@
     python plot.py out/a out/b --what=grad_norm --x=seconds --log=y  # whatever else was logged
     python plot.py --what=confusion out/a                            # which class is taken for which
     python plot.py --what=reliability out/a/test.jsonl               # is it right as often as it believes?
+    python plot.py --what=attention out/multi30k --start='A dog runs.'   # which word looked at which
     python plot.py --table out/a out/b                               # what each reached, when, at what cost
     python plot.py --name=shakespeare out/a out/b                    # the same, kept in results/ as well
 
@@ -22,9 +23,11 @@ import configurator, run
 from configurator import ROOT, Refused
 
 # --- a picture
-what = 'loss'           # any number in the train or eval lines of log.jsonl; or confusion, reliability
+what = 'loss'           # any number in the lines of log.jsonl; or confusion, reliability, attention
 x: Literal['step', 'seconds', 'epoch'] = 'step'         # over what
 log: Literal['none', 'x', 'y', 'xy'] = 'none'           # the logarithmic axes
+start = ''              # of attention: a sentence to translate
+layer = -1              # of attention: the block, 0 the first, -1 the last
 out = 'plot.png'        # where it is written
 # --- or a table
 table = False           # print one
@@ -240,6 +243,44 @@ def reliability(path, out='plot.png', bins=15):
     keep(figure, out)
 
 
+def attention(path, start, layer=-1, out='plot.png'):
+    """Translate `start` greedily and draw who looked at whom in one layer: where its heads together took each
+    token of the translation from, then every head of the three attentions. Raises Refused if the run's model
+    does not translate."""
+    import torch
+    from data.tokenizer import load
+    from sample import translate
+    checkpoint = run.read(run.find(path))
+    net, tokenizer = configurator.build(checkpoint), load(checkpoint['tokenizer'])
+    if not (tokenizer and hasattr(net, 'attention') and hasattr(net, 'encode')):
+        raise Refused(f'{path} does not translate, so there is no attention to draw')
+    if not start or not -net.config.n_layer <= layer < net.config.n_layer:
+        raise Refused(f'--start={start} --layer={layer}: expected a sentence, and a layer below '
+                      f'{net.config.n_layer}')
+    src = [*tokenizer.encode(start)[:net.config.block_size - 1], 1]
+    tgt = [*translate(net, [src], beam=1)[0], 1]
+    maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))
+    read, made = ([tokenizer.decode([i]).replace(' ', '·') or 'end' for i in ids] for ids in (src, tgt))
+    given = ['start', *made[:-1]]           # what the decoder has read where it makes each token
+    kinds = ('cross', made, read), ('encoder', read, read), ('decoder', made, given)
+    heads = net.config.n_head
+    figure = sheet(max(2.4 * heads, 5), 12)
+    above, below = figure.subfigures(2, height_ratios=(4, 7))
+    grids = below.subplots(3, heads, squeeze=False)
+    together = maps['cross'][layer, 0].mean(0)
+    panels = [(above.subplots(), together, made, read, 'cross, the mean of all heads', 9)]
+    for row, (kind, queries, keys) in zip(grids, kinds):
+        panels += [(axes, weights, queries, keys, f'{kind}, head {i + 1}', 5)
+                   for i, (axes, weights) in enumerate(zip(row, maps[kind][layer, 0]))]
+    for axes, weights, queries, keys, title, size in panels:
+        axes.imshow(weights, 'Blues', vmin=0, vmax=1)
+        axes.set_xticks(range(len(keys)), keys, rotation=90, size=size, parse_math=False)
+        axes.set_yticks(range(len(queries)), queries, size=size, parse_math=False)
+        axes.set_title(title, size=size + 2)
+    figure.suptitle(f'{start}\n{tokenizer.decode(tgt)}', parse_math=False)
+    keep(figure, out)
+
+
 # --- tables
 
 def summary(r):
@@ -355,10 +396,12 @@ if __name__ == '__main__':
     if table or name:
         tabulate([({'run': seeds[0]['run'] + f' +{len(seeds) - 1}' * (len(seeds) > 1), **cells}, seeds)
                   for cells, seeds in grouped([*map(read, paths)])], name)
-    elif what not in ('confusion', 'reliability'):
+    elif what not in ('confusion', 'reliability', 'attention'):
         curves([*map(read, paths)], what, x, log, out)
     elif len(paths) > 1:
         raise Refused(f'--what={what} is of one run at a time, got {len(paths)}')
+    elif what == 'attention':
+        attention(paths[0], start, layer, out)
     elif what == 'confusion':
         confusion(read(paths[0]), out)
     else:

@@ -1,43 +1,97 @@
-"""What a trained model produces: text, or classes. It needs the run folder or checkpoint alone: no network,
-and the data set only where rows of it are asked for.
+"""What a trained model produces: text, translations or classes. It needs the run folder or checkpoint alone:
+no network, and the data set only where rows of it are asked for.
 
     python sample.py --out_dir=out/shakespeare --start='ROMEO:' --num_samples=3
     python sample.py --out_dir=out/stdlib --start=FILE:prompt.txt --temperature=0
     echo 'def main(' | python sample.py --out_dir=out/stdlib --start=-
+    python sample.py --out_dir=out/multi30k --start='A dog runs.'       # or FILE:path, a line each
+    python sample.py --out_dir=out/multi30k --split=test --beam=4 --bleu
     python sample.py --out_dir=out/cifar10                      # 25 test pictures, each with its class
     python sample.py --out_dir=out/cifar10 --start=cat.jpg      # a picture of your own
     python sample.py --out_dir=out/cifar10 --out=test.jsonl     # all of test, a line of probabilities per row
 """
-import functools, inspect, json, math, os, sys
+import contextlib, functools, inspect, json, math, os, sys, time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-import configurator, data, run, search
+import configurator, data, run, score, search
 from configurator import Refused
 from data.tokenizer import load
+from search import beam_search
 
 # --- what to read
 out_dir = 'out/stdlib'  # a run folder (its best.pt) or a .pt file
-start = ''              # what a text begins with, FILE:path to read it, - for the standard input; a picture
+start = ''              # a text or picture; FILE:path to read the text there, - from the standard input
 # --- what to make
 num_samples = 0         # texts, made together, or pictures of a grid; 0: 1 text, 25 pictures
 seed = 1337             # of the sampling, or of which pictures
 # --- of text alone
 stop = ''               # a string that ends a sample
 max_new_tokens = 500    # tokens in each
+# --- of text and translations alone
 temperature = 0.8       # below 1 safer, above 1 wilder, 0 always the likeliest token
 top_k = 0               # only from the k likeliest tokens; 0: all
 top_p = 1.0             # only from the fewest tokens that together have this probability; 0: the likeliest
 min_p = 0.0             # only from tokens of at least this share of the likeliest's probability; 0: all
-# --- of classes alone
+# --- of translations alone
+beam = 4                # beginnings that are followed; 1: greedy; 0: drawn as text is
+length_penalty = 0.6    # of beams; above 0 longer ones are liked better
+bleu = False            # tell how close the rows of a split are to their references
+# --- of translations and classes alone
 split = ''              # which rows of the data set; empty: test, where there is one, else val
-out = ''                # FILE.png, a grid; FILE.jsonl, a line per row; empty: samples.png beside the model
+out = ''                # FILE.txt, a translation per line; FILE.jsonl, a line per row; FILE.png, a grid
 # --- machine
 device = 'auto'         # auto, cpu, cuda, mps
 
 MISTAKE = 213, 94, 0    # the colour of one, 8 bits of red, green and blue: Okabe & Ito's vermilion
+
+
+def preview(net, meta, source):
+    """A short sample for the record of a run, a text or the translations of the first rows of the split
+    `source`; else nothing."""
+    tokenizer, training = load(meta['tokenizer']), net.training
+    net.eval()
+    if tokenizer and hasattr(net, 'generate'):
+        choose = chooser(next(net.parameters()).device)
+        *_, (text,) = continuations(net, [tokenizer.begin()], 400, choose, tokenizer.decode)
+    elif tokenizer and hasattr(net, 'decode'):
+        sources, references = ([source.row(field, i) for i in range(3)] for field in ('src', 'tgt'))
+        triples = zip(sources, translate(net, sources), references)
+        text = '\n\n'.join('\n'.join(map(tokenizer.decode, triple)) for triple in triples)
+    else:
+        return ''
+    net.train(training)
+    line = '-' * 80
+    return f'{line}\n{text.strip()}\n{line}'
+
+
+def prompted():
+    """The text that `start` means. Raises Refused, code 3, if it cannot be read or is not UTF-8."""
+    try:
+        if start.startswith('FILE:'):
+            return Path(start[5:]).read_text(encoding='utf-8-sig')
+        return sys.stdin.read().removeprefix('\ufeff') if start == '-' else start
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f'--start: {error}', code=3)
+
+
+def chooser(device):
+    """How the next token is drawn, as the knobs above say: (B, V) logits -> (B,) ids."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return functools.partial(search.sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+                             generator=generator)
+
+
+@contextlib.contextmanager
+def writing(file):
+    """Where a file is written. Raises Refused, code 4, if it cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f'--out={file} cannot be written: {error.strerror or error}', code=4)
 
 
 # --- text
@@ -56,39 +110,17 @@ def continuations(net, ids, max_new_tokens, choose, decode, stop='', cache=True)
             return
 
 
-def preview(net, meta):
-    """A short sample for the record of a run, from a model that generates text; else nothing."""
-    if not hasattr(net, 'generate') or not meta['tokenizer']:
-        return ''
-    tokenizer, training = load(meta['tokenizer']), net.training
-    generator = torch.Generator(next(net.parameters()).device).manual_seed(seed)
-    choose = functools.partial(search.sample, temperature=temperature, generator=generator)
-    *_, (text,) = continuations(net.eval(), [tokenizer.begin()], 400, choose, tokenizer.decode)
-    net.train(training)
-    line = '-' * 80
-    return f'{line}\n{text.strip()}\n{line}'
-
-
 def write(net, checkpoint):
     """Print samples, as the knobs above say; a single one on a terminal while it grows."""
-    tokenizer, prompt, count = load(checkpoint['tokenizer']), start, num_samples or 1
+    tokenizer, prompt, count = load(checkpoint['tokenizer']), prompted(), num_samples or 1
     if not tokenizer:
         raise Refused(f'{out_dir} makes no text: it has no tokenizer')
-    try:
-        if start.startswith('FILE:'):
-            prompt = Path(start[5:]).read_text(encoding='utf-8-sig')
-        elif start == '-':
-            prompt = sys.stdin.read().removeprefix('\ufeff')
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f'--start: {error}', code=3)
     if not prompt:
         print('an empty prompt: the model begins', file=sys.stderr)
     ids, room = tokenizer.encode(prompt) or tokenizer.begin(), net.config.block_size
     if len(ids) > room:
         print(f'the prompt has {len(ids)} tokens, of which the model sees the last {room}', file=sys.stderr)
-    generator = torch.Generator(device).manual_seed(seed)
-    choose = functools.partial(search.sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                               generator=generator)
+    choose = chooser(device)
     texts, shown, streams = [''] * count, 0, count == 1 and sys.stdout.isatty()
     try:
         print(prompt if streams else '', end='', flush=True)
@@ -104,17 +136,68 @@ def write(net, checkpoint):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+# --- translations
+
+@torch.inference_mode()
+def translate(net, sources, beam=4, length_penalty=0.6, choose=search.greedy, batch_size=64, cache=True):
+    """A target for each of `sources`, lists of ids with their end: lists of ids, without. Neither the order
+    nor what is translated with it matters. beam 0: token by token, by `choose`: (N, V) logits -> (N,) ids."""
+    device, targets = next(net.parameters()).device, [None] * len(sources)
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    for some in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
+        src = [torch.tensor(sources[i], device=device) for i in some]
+        most = torch.tensor([2 * len(ids) + 10 for ids in src], device=device)
+        most = most.clamp(max=net.config.block_size)
+        step = search.writer(net, pad_sequence(src, batch_first=True), cache)
+        found = ([ids for _, ids in beam_search(step, most, beam, length_penalty)] if beam
+                 else search.write(step, most, choose))
+        for i, ids in zip(some, found):
+            targets[i] = ids
+    return targets
+
+
+def interpret(net, checkpoint):
+    """Print the translations of the lines of `start` or of a split, or write them to `out`; say their BLEU."""
+    tokenizer, room = load(checkpoint['tokenizer']), net.config.block_size
+    if start:
+        lines = prompted().removesuffix('\n').split('\n')
+        sources = [tokenizer.encode(line) + [search.END] for line in lines]
+    else:
+        source = rows_of(checkpoint, ('src', 'tgt'), split)
+        sources, targets = ([source.row(field, i) for i in range(source.size)] for field in ('src', 'tgt'))
+        references = [tokenizer.decode(ids) for ids in targets]
+    for i, ids in enumerate(sources):
+        if len(ids) > room:
+            print(f'line {i + 1} has {len(ids)} tokens, of which the model reads the first {room}',
+                  file=sys.stderr)
+    sources = [ids if len(ids) <= room else ids[:room - 1] + [search.END] for ids in sources]
+    begun = time.monotonic()
+    full = [ids for ids in sources if len(ids) > 1]             # an empty line stays one
+    made = iter(translate(net, full, beam, length_penalty, chooser(device)))
+    texts = [tokenizer.decode(next(made)) if len(ids) > 1 else '' for ids in sources]
+    how = f'beam {beam}, length_penalty {length_penalty}' if beam > 1 else 'greedy' if beam else 'drawn'
+    if out:
+        with writing(out):
+            Path(out).write_text(''.join(f'{text}\n' for text in texts), encoding='utf-8')
+        print(f'wrote {out}')
+    elif not bleu:
+        print(*texts, sep='\n')
+    if bleu:
+        print(f'BLEU {score.bleu(texts, references):.2f} of {len(texts):,} lines of {source.name}, cased, 13a; '
+              f'{how}; {run.duration(time.monotonic() - begun)}')
+
+
 # --- classes
 
-def labelled(net, checkpoint, name=''):
-    """The split `name` of the data set that the model was trained on: what its `logits` reads, and the label.
-    Raises Refused, code 3, if it is not here or not the same any more."""
+def rows_of(checkpoint, fields, name='', block_size=0):
+    """The split `name` of the data set that the model was trained on. Raises Refused, code 3, if it is not
+    here or not the same any more."""
     dataset, prepare = (checkpoint['keys'].get(key, '') for key in ('dataset', 'prepare'))
-    path, fields = data.folder(dataset), [*inspect.signature(net.logits).parameters, 'label']
+    path = data.folder(dataset)
     if not (path / 'meta.json').exists():
         raise Refused(f'the data set that {out_dir} was trained on is not here: {path}',
                       *[f'to make it: python {path}/prepare.py {prepare}'] * (path / 'prepare.py').exists(),
-                      'a picture of your own needs none: --start=FILE', code=3)
+                      'what is your own needs none: --start=FILE', code=3)
     meta = data.check(dataset)
     name = name or next(name for name in ('test', 'val', *meta['splits']) if name in meta['splits'])
     if name not in meta['splits']:
@@ -124,7 +207,7 @@ def labelled(net, checkpoint, name=''):
     if changed:
         raise Refused(f'{path} is not what {out_dir} was trained on: {" and ".join(changed)} of {name} '
                       'changed since; prepare it as it was then', code=3)
-    return data.Split(dataset, name, fields, getattr(net.config, 'block_size', 0), device)
+    return data.Split(dataset, name, fields, block_size, device)
 
 
 @torch.no_grad()
@@ -200,14 +283,15 @@ def tell(net, checkpoint):
         raise Refused(f'num_samples must be from 0 to 400 in a grid, got {num_samples}')
     if start:
         return recognise(net, start, info.get('size'), names)
-    source = labelled(net, checkpoint, split)
+    fields = [*inspect.signature(net.logits).parameters, 'label']
+    source = rows_of(checkpoint, fields, split, getattr(net.config, 'block_size', 0))
     rows = np.arange(source.size)
     if not lines:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:num_samples or 25])
     true, predicted, probability = classify(net, source, rows)
     right = (true == predicted).sum().item()
     told = f'{right:,} of {len(rows):,} right in {source.name}'
-    try:
+    with writing(file):
         if lines:
             columns = 'row', 'true', 'predicted', 'probabilities'
             shares = [[round(share, 6) for share in row] for row in probability.tolist()]
@@ -218,8 +302,6 @@ def tell(net, checkpoint):
             title = f'{checkpoint["keys"]["model"]}, {Path(checkpoint["keys"]["dataset"]).name}: {told}'
             grid(source.batch(rows)['image'].cpu().numpy(), true.tolist(), predicted.tolist(),
                  probability.amax(1).tolist(), names, title, file)
-    except OSError as error:
-        raise Refused(f'--out={file} cannot be written: {error.strerror or error}', code=4)
     tta = getattr(net.config, 'tta', 'none')
     print(f'wrote {file}')
     print(f'{told}, accuracy {right / len(rows):.4f}; test-time augmentation: {tta}')
@@ -230,27 +312,32 @@ if __name__ == '__main__':
     globals().update(settings.knobs)
     problems = [f'{name} must be from {least} to {most}, got {globals()[name]}' for name, least, most in (
                 ('num_samples', 0, 10000), ('max_new_tokens', 0, 10**9), ('temperature', 0, 1e9),
-                ('top_k', 0, 10**9), ('top_p', 0, 1), ('min_p', 0, 1), ('seed', 0, 2**63 - 1))
+                ('top_k', 0, 10**9), ('top_p', 0, 1), ('min_p', 0, 1), ('seed', 0, 2**63 - 1),
+                ('beam', 0, 1000), ('length_penalty', 0, 10))
                 if not least <= globals()[name] <= most]
-    if out and not out.endswith(('.png', '.jsonl')):
-        problems.append(f'out must end in .png, for a grid, or in .jsonl, for a line per row, got {out!r}')
     if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
         problems.append(f'out {out}: there is no such folder')
-    if start and (split or out):
-        problems.append('start is one text or picture; split and out are for rows of the data set')
+    if start and (split or bleu):
+        problems.append('start is your own; split and bleu are for rows of the data set')
     if problems:
         raise Refused(*problems)
     checkpoint = run.read(run.find(out_dir))
     device, *_ = configurator.resolve(device)
     net = configurator.build(checkpoint, device)
     if hasattr(net, 'generate'):
-        kind, make = 'text', write
+        kind, make, files = 'text', write, ('',)
+    elif hasattr(net, 'encode') and hasattr(net, 'decode') and checkpoint['tokenizer']:
+        kind, make, files = 'translations', interpret, ('.txt',)
     elif hasattr(net, 'logits') and hasattr(net.config, 'n_class'):
-        kind, make = 'classes', tell
+        kind, make, files = 'classes', tell, ('.png', '.jsonl')
     else:
-        raise Refused(f'{out_dir} makes neither text nor classes, which is all that is known here')
+        raise Refused(f'{out_dir} makes neither text, translations nor classes, all that is known here')
     groups = {key: declared.group for key, declared in configurator.declared(__file__).items()}
     idle = [key for key in settings.given if 'alone' in groups[key] and kind not in groups[key]]
     if idle:
         raise Refused(f'{", ".join(idle)}: of no use to {out_dir}, which makes {kind}')
+    if out and not out.endswith(files):
+        raise Refused(f'out must end in {" or in ".join(files)}, got {out!r}')
+    if out and start and kind == 'classes':
+        raise Refused('start is one picture; out is for rows of the data set')
     make(net, checkpoint)

@@ -1,5 +1,12 @@
-"""From logits to tokens: greedy and sampling. A model says what is likely; here is how one chooses."""
+"""From logits to tokens: greedy, sampling, beam. A model says what is likely; here is how one chooses.
+
+A model that writes a target for a source is asked through `writer(net, src)`: a function of the tokens so far
+that says what is likely next. Whatever is such a function, a toy of a test too, can be searched.
+"""
 import torch
+from torch.nn import functional as F
+
+END = 1         # the id that ends a target; 0 stands before it and, as padding, after it
 
 
 def greedy(logits):
@@ -34,3 +41,88 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, generator=Non
     logits = (logits - logits.amax(-1, keepdim=True)).float() / max(temperature, 1e-30)
     probability = truncate(logits, top_k, top_p, min_p).softmax(-1)
     return torch.multinomial(probability, 1, generator=generator).squeeze(1)
+
+
+# --- targets for sources
+
+def writer(net, src, cache=True):
+    """(B, S) ids of sources -> step(tokens, parents, sources), the logits (N, V) of what follows each of N
+    beginnings of targets. tokens (N, T): their ids, the first of them 0; sources (N,): the row of `src` each
+    is for; parents (N,): which beginning of the call before it continues by one token.
+
+    The encoder runs once; with the cache, the decoder reads the newest token alone."""
+    memory, seen = net.encode(src)
+    past = now = mine = mask = None
+
+    def step(tokens, parents, sources):
+        nonlocal past, now, mine, mask
+        if now is None or not torch.equal(now, sources):        # a parent is for the same source
+            now, mine, mask = sources, [kv[:, sources] for kv in memory], seen[sources]
+        if not cache:
+            return net.decode(tokens, mine, mask)[:, -1]
+        past = [kv[:, parents] for kv in past] if past else [kv[:, :, :, :0] for kv in mine]
+        past = [F.pad(kv, (0, 0, 0, 1)) for kv in past]         # room for one token more
+        return net.decode(tokens[:, -1:], mine, mask, past)[:, -1]
+
+    return step
+
+
+@torch.inference_mode()
+def write(step, most, choose):
+    """A target for each source, token by token: [lists of ids, without the end]. most (n,): the tokens it may
+    have; choose: (N, V) logits -> (N,) ids."""
+    targets, tokens = [[] for _ in most], most.new_zeros(len(most), 1)
+    sources = parents = torch.arange(len(most), device=most.device)
+    while len(sources):
+        chosen = choose(step(tokens, parents, sources))
+        for i, token in zip(sources.tolist(), chosen.tolist()):
+            targets[i] += [token] * (token != END)
+        parents = ((chosen != END) & (tokens.size(1) < most[sources])).nonzero().squeeze(1)
+        tokens, sources = torch.cat([tokens, chosen[:, None]], 1)[parents], sources[parents]
+    return targets
+
+
+@torch.inference_mode()
+def beam_search(step, most, width=4, length_penalty=0.6):
+    """The likeliest targets that a search finds: for each source (score, ids without the end).
+
+    Of every source the `width` likeliest beginnings go on; one that ends leaves its place empty, so that a
+    width of 1 is greedy. The score is log p / ((5 + T) / 6)^length_penalty of T tokens, the end among them
+    (Wu et al. 2016, equation 14). A source is done when no beginning could still win: log p only falls, and a
+    target has at most `most` (n,) tokens; then it has to end. Raises ValueError for a negative penalty, under
+    which that is not so.
+    """
+    if length_penalty < 0 or width < 1:
+        raise ValueError(f'width {width} and length_penalty {length_penalty}: expected at least 1 and 0')
+
+    def divisor(length):
+        return ((5 + length) / 6) ** length_penalty
+
+    n, device = len(most), most.device
+    best, targets = torch.full((n,), -torch.inf, device=device), [[] for _ in range(n)]
+    going = sources = parents = torch.arange(n, device=device)          # sources that are not done
+    tokens, log_p = most.new_zeros(n, 1), torch.zeros(n, 1, device=device)
+    places = torch.full((n,), width, device=device)                     # that are not empty, of every source
+    while len(going):
+        T, (m, w) = tokens.size(1), log_p.shape
+        following = step(tokens, parents, sources).log_softmax(-1)                      # (m w, V)
+        V = following.size(1)
+        if (must_end := most[going] <= T).any():
+            other = torch.arange(V, device=device) != END
+            following = following.masked_fill(must_end.repeat_interleave(w)[:, None] & other, -torch.inf)
+        total = (log_p.view(-1, 1) + following).view(m, w * V)
+        log_p, index = total.topk(min(width, w * V))                                    # (m, W)
+        rank = torch.arange(log_p.size(1), device=device)
+        log_p = log_p.masked_fill(rank >= places[:, None], -torch.inf)
+        parents = torch.arange(m, device=device)[:, None] * w + index // V
+        tokens = torch.cat([tokens[parents], (index % V)[..., None]], 2)                # (m, W, T + 1)
+        over = (tokens[..., -1] == END) & log_p.isfinite()
+        for i, j in over.nonzero().tolist():
+            if (score := log_p[i, j] / divisor(T)) > best[going[i]]:
+                best[going[i]], targets[going[i]] = score, tokens[i, j, 1:-1].tolist()
+        places, log_p = places - over.sum(1), log_p.masked_fill(over, -torch.inf)
+        hopeful = log_p.amax(1) / divisor(most[going]) > best[going]
+        going, places, log_p = going[hopeful], places[hopeful], log_p[hopeful]
+        tokens, parents = tokens[hopeful].flatten(0, 1), parents[hopeful].flatten()
+        sources = going.repeat_interleave(log_p.size(1))
+    return list(zip(best.tolist(), targets))

@@ -419,7 +419,7 @@ if __name__ == '__main__':
                 if better and not save('best.pt', snapshot(ema=[])):
                     best = before
                 if sample_interval and step % sample_interval == 0 and step < max_iters:
-                    this.say(sample.preview(net, meta))
+                    this.say(sample.preview(net, meta, splits['val']))
             swap(trained, average)
             stopped = stopping()
             save('last.pt', snapshot())
@@ -498,7 +498,7 @@ if __name__ == '__main__':
                 raise SystemExit(128 + stopping())      # the same command reads test again
             this.log('eval', step=best['step'], split='test', seconds=this.seconds, **metrics)
             this.say(f'test, with the best of val: {run.listed(metrics)}')
-        this.say(sample.preview(chosen, meta))
+        this.say(sample.preview(chosen, meta, splits.get('val', train)))
     saved = save('last.pt', snapshot(done=True))
     this.log('done', step=step, best=best, seconds=this.seconds)
     this.export(export)

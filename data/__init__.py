@@ -145,7 +145,9 @@ def ensure(name, prepare='', verify=False):
         if not (path / 'prepare.py').exists():
             known = sorted(file.parent.name for file in (ROOT / 'data').glob('*/prepare.py'))
             raise Refused(f'there is no data set {path}; there are {", ".join(known)}',
-                          'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME', code=3)
+                          'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME',
+                          'your own pairs: python data/wmt_enfr/prepare.py --pairs=SOURCE,TARGET --out=NAME',
+                          code=3)
         with open(path / '.lock', 'wb') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)            # the kernel frees it, however this process ends
             if not (path / 'meta.json').exists():
@@ -296,6 +298,12 @@ class Split:
         self._ahead = ahead, None if ahead is None else self._reader.submit(self._gather, ahead)
         return {field: values.to(self.device, non_blocking=self._asynchronous)
                 for field, values in batch.items()}
+
+    def row(self, field, i):
+        """Row i of a ragged field: its ids, a list, without padding."""
+        start, array = self.starts[field][i], self.arrays[field]
+        values = array[start:start + self.lengths[field][i]].long()
+        return (values & 2 ** (8 * array.element_size()) - 1).tolist()      # unsigned again
 
     def _gather(self, rows):
         return {field: self._field(field, rows) for field in self.arrays}

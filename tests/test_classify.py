@@ -371,14 +371,14 @@ def test_a_file_that_is_no_picture_is_refused_in_a_line(eye, sampled, tmp_path, 
 # --- what is refused
 
 @pytest.mark.parametrize('argv, code, message', [
-    (['--out=x.bmp'], 2, "out must end in .png, for a grid, or in .jsonl, for a line per row, got 'x.bmp'"),
+    (['--out=x.bmp'], 2, "out must end in .png or in .jsonl, got 'x.bmp'"),
     (['--out=x'], 2, '.jsonl'),
     (['--out=no/x.png'], 2, 'out no/x.png: there is no such folder'),
     (['--out=folder.png'], 4, '--out=folder.png cannot be written: '),
     (['--out=folder.jsonl'], 4, '--out=folder.jsonl cannot be written: '),
     (['--split=tets'], 2, "split 'tets': "), (['--split=tets'], 2, ' has train, val, test'),
-    (['--start=x.png', '--out=y.png'], 2, 'split and out are for rows'),
-    (['--start=x.png', '--split=val'], 2, 'split and out are for rows'),
+    (['--start=x.png', '--out=y.png'], 2, 'out is for rows'),
+    (['--start=x.png', '--split=val'], 2, 'split and bleu are for rows'),
     (['--num_samples=401'], 2, 'num_samples must be from 0 to 400 in a grid, got 401'),
     (['--temperature=1', '--top_k=3'], 2, 'temperature, top_k: of no use to run, which makes classes')])
 def test_what_cannot_be_is_refused_in_words(eye, sampled, tmp_path, argv, code, message):
@@ -392,7 +392,7 @@ def test_what_cannot_be_is_refused_in_words(eye, sampled, tmp_path, argv, code, 
 def test_a_model_that_makes_nothing_known_is_refused(eye, sampled, tmp_path):
     checkpoint(tmp_path / 'run', 'mute', tmp_path / 'pictures')
     code, text = sampled()
-    assert code == 2 and text == 'run makes neither text nor classes, which is all that is known here\n'
+    assert code == 2 and text == 'run makes neither text, translations nor classes, all that is known here\n'
 
 
 @pytest.mark.parametrize('argv', [(), ('--out=x.jsonl',)])

@@ -1,0 +1,27 @@
+"""English to French on the WMT14 pieces and Tatoeba, with the shape of the course this began in.
+
+6 + 6 layers: how many times a word is looked at again in the light of the others. Width 512, the room each word has
+for what it means, in 8 heads of 64, the ways it can look at once. A feed-forward of 128, four times narrower
+than the stream instead of four times wider: next to nothing is computed word by word, attention has to do
+the work. Not run yet.
+"""
+dataset = 'wmt_enfr'
+prepare = '--corpora=europarl,newstest,tatoeba'
+
+model = 'transformer'
+n_layer = 6
+n_head = 8
+n_embd = 512
+n_hidden = 128
+block_size = 192
+flash = False           # on a CPU, attention by hand is the faster one
+batch_size = 128
+epochs = 4
+eval_interval = 1000
+
+optimizer = 'muon'
+learning_rate = 2e-3
+schedule = 'onecycle'
+warmup_iters = 0.1
+beta2 = 0.98
+weight_decay = 0.0

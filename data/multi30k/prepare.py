@@ -1,0 +1,50 @@
+"""Multi30k (Elliott et al., 2016, 2017): 29,000 captions of photographs, in English and translated to French.
+
+    python data/multi30k/prepare.py
+
+As published: nothing is cleaned, lower-cased or tokenised, so BLEU on test (2016) and test2017 is that of
+others who leave it so. The byte pairs, of both languages together, are learnt on train alone.
+"""
+import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+from itertools import chain
+
+import configurator, data
+from data import bpe
+from data.download import fetch
+from data.pairs import parallel, save
+
+# --- options
+vocab_size = 8000       # ids, all told; English and French share them
+out = 'multi30k'        # name of the data set
+
+URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/'
+FILES = {       # NAME, and the sha256 of NAME.en.gz and NAME.fr.gz
+    'train': ('train',
+        'd79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f',
+        '622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c'),
+    'val': ('val',
+        '14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28',
+        'ca3106f1a72390591d25f6c45cb4cd39dec4cd3f123e099748a3ce5256c160e9'),
+    'test': ('test_2016_flickr',
+        '611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9',
+        '6d326e188d259fb1d04ac19eae3af956559b3a0b93d7635e56c90987c40c8b90'),
+    'test2017': ('test_2017_flickr',
+        '76a444ee25172e72695cddb13ae4a3bda59430617be88e0bb46b60504f054074',
+        '3ba671ceb2299f3304ffafefea7a833d08632fbaf0ba18546f8a2ec2391af496')}
+
+
+if __name__ == '__main__':
+    globals().update(configurator.read(__file__, sys.argv[1:]).knobs)
+    splits, source = {}, []
+    for split, (name, *hashes) in FILES.items():
+        files = []
+        for language, sha256 in zip(('en', 'fr'), hashes):
+            file = f'{name}.{language}.gz'
+            files.append(fetch('multi30k', file, [URL + file], sha256))
+            source.append({'url': URL + file, 'sha256': data.digest(files[-1])})
+        splits[split] = list(parallel(*files))
+    tokenizer = bpe.train(chain.from_iterable(splits['train']), vocab_size)
+    save(out, splits, tokenizer, ['en', 'fr'], options={'vocab_size': vocab_size}, source=source)
+    known = set(splits['train'])
+    again = [f'{sum(pair in known for pair in splits[split])} of {split}' for split in [*splits][1:]]
+    print(f'{", ".join(again)} are in train as well')
