@@ -266,10 +266,9 @@ def attention(path, start, layer=-1, out='plot.png'):
     heads = net.config.n_head
     figure = sheet(max(2.4 * heads, 5), 12)
     above, below = figure.subfigures(2, height_ratios=(4, 7))
-    grids = below.subplots(3, heads, squeeze=False)
     together = maps['cross'][layer, 0].mean(0)
     panels = [(above.subplots(), together, made, read, 'cross, the mean of all heads', 9)]
-    for row, (kind, queries, keys) in zip(grids, kinds):
+    for row, (kind, queries, keys) in zip(below.subplots(3, heads, squeeze=False), kinds):
         panels += [(axes, weights, queries, keys, f'{kind}, head {i + 1}', 5)
                    for i, (axes, weights) in enumerate(zip(row, maps[kind][layer, 0]))]
     for axes, weights, queries, keys, title, size in panels:

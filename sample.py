@@ -1,5 +1,5 @@
-"""What a trained model produces: text, translations or classes. It needs the run folder or checkpoint alone:
-no network, and the data set only where rows of it are asked for.
+"""What a trained model produces: text, translations, classes, masks. It needs the run folder or checkpoint
+alone: no network, and the data set only where rows of it are asked for.
 
     python sample.py --out_dir=out/shakespeare --start='ROMEO:' --num_samples=3
     python sample.py --out_dir=out/stdlib --start=FILE:prompt.txt --temperature=0
@@ -9,16 +9,19 @@ no network, and the data set only where rows of it are asked for.
     python sample.py --out_dir=out/cifar10                      # 25 test pictures, each with its class
     python sample.py --out_dir=out/cifar10 --start=cat.jpg      # a picture of your own
     python sample.py --out_dir=out/cifar10 --out=test.jsonl     # all of test, a line of probabilities per row
+    python sample.py --out_dir=out/pets_mp_tr_bce --start=photo.jpg     # where the pet is
 """
 import contextlib, functools, inspect, json, math, os, sys, time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 import configurator, data, run, score, search
 from configurator import Refused
+from data import picture
 from data.tokenizer import load
 from search import beam_search
 
@@ -40,13 +43,14 @@ min_p = 0.0             # only from tokens of at least this share of the likelie
 beam = 4                # beginnings that are followed; 1: greedy; 0: drawn as text is
 length_penalty = 0.6    # of beams; above 0 longer ones are liked better
 bleu = False            # tell how close the rows of a split are to their references
-# --- of translations and classes alone
+# --- of translations, classes and masks alone
 split = ''              # which rows of the data set; empty: test, where there is one, else val
 out = ''                # FILE.txt, a translation per line; FILE.jsonl, a line per row; FILE.png, a grid
 # --- machine
 device = 'auto'         # auto, cpu, cuda, mps
 
 MISTAKE = 213, 94, 0    # the colour of one, 8 bits of red, green and blue: Okabe & Ito's vermilion
+FOUND = 0, 114, 178     # and of what was to be found: their blue
 
 
 def preview(net, meta, source):
@@ -58,7 +62,8 @@ def preview(net, meta, source):
         choose = chooser(next(net.parameters()).device)
         *_, (text,) = continuations(net, [tokenizer.begin()], 400, choose, tokenizer.decode)
     elif tokenizer and hasattr(net, 'decode'):
-        sources, references = ([source.row(field, i) for i in range(3)] for field in ('src', 'tgt'))
+        some = range(min(3, source.size))
+        sources, references = ([source.row(field, i) for i in some] for field in ('src', 'tgt'))
         triples = zip(sources, translate(net, sources), references)
         text = '\n\n'.join('\n'.join(map(tokenizer.decode, triple)) for triple in triples)
     else:
@@ -92,6 +97,47 @@ def writing(file):
         yield
     except OSError as error:
         raise Refused(f'--out={file} cannot be written: {error.strerror or error}', code=4)
+
+
+def opened(file, channels):
+    """The picture in a file, as PIL's with 1 channel or 3, and the mode that it had. Raises Refused, code 3,
+    if it is not there or does not decode."""
+    try:
+        with picture.Image.open(file) as image:
+            mode = image.mode
+        return picture.rgb(file).convert('L' if channels == 1 else 'RGB'), mode
+    except Exception as error:          # PIL raises nearly everything, from SyntaxError to struct.error
+        raise Refused(f'--start={file}: {getattr(error, "strerror", None) or error}', code=3)
+
+
+def scale(images):
+    """How many times (n, C, H, W) pictures are enlarged to be seen."""
+    return math.ceil(160 / images.shape[3])
+
+
+def tiles(images, captions, title, file, columns=0):
+    """Draw (n, C, H, W) uint8 pictures, a square for every pixel, in so many columns (0: as many as rows),
+    each over its caption of up to two lines. One that begins with a cross is a mistake: framed, in colour.
+    Raises OSError."""
+    from matplotlib.figure import Figure
+    enlarged = images[:, :3 if images.shape[1] > 2 else 1].repeat(scale(images), 2).repeat(scale(images), 3)
+    (n, _, H, W), columns, dpi = enlarged.shape, columns or math.ceil(math.sqrt(len(images))), 128
+    height, width = 44 + math.ceil(n / columns) * (H + 52), max(420, 20 + columns * (W + 20))    # pixels
+    canvas, figure = np.full((height, width, 3), 255, np.uint8), Figure((width / dpi, height / dpi), dpi=dpi)
+
+    def say(x, y, text, size=7, color='black'):
+        figure.text(x / width, 1 - y / height, text, size=size, color=color, va='top', parse_math=False)
+
+    say(20, 12, title, 8)
+    for i, (image, caption) in enumerate(zip(enlarged, captions)):
+        x, y, color = 20 + i % columns * (W + 20), 44 + i // columns * (H + 52), 'black'
+        if caption[0].startswith('✗'):
+            canvas[y - 5:y + H + 5, x - 5:x + W + 5], color = MISTAKE, np.divide(MISTAKE, 255)
+        canvas[y:y + H, x:x + W] = image.transpose(1, 2, 0)
+        for row, line in enumerate(caption):
+            say(x, y + H + 7 + 16 * row, line, color=color)
+    figure.figimage(canvas)
+    figure.savefig(file, dpi=dpi)
 
 
 # --- text
@@ -140,8 +186,8 @@ def write(net, checkpoint):
 
 @torch.inference_mode()
 def translate(net, sources, beam=4, length_penalty=0.6, choose=search.greedy, batch_size=64, cache=True):
-    """A target for each of `sources`, lists of ids with their end: lists of ids, without. Neither the order
-    nor what is translated with it matters. beam 0: token by token, by `choose`: (N, V) logits -> (N,) ids."""
+    """A target for each of `sources`, lists of ids with their end: lists of ids, without. beam 0: token by
+    token, by `choose`: (N, V) logits -> (N,) ids. Unless it draws, what else is translated matters nothing."""
     device, targets = next(net.parameters()).device, [None] * len(sources)
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     for some in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
@@ -157,7 +203,7 @@ def translate(net, sources, beam=4, length_penalty=0.6, choose=search.greedy, ba
 
 
 def interpret(net, checkpoint):
-    """Print the translations of the lines of `start` or of a split, or write them to `out`; say their BLEU."""
+    """Print the translations of the lines of `start` or of a split, or write them to `out`; tell BLEU."""
     tokenizer, room = load(checkpoint['tokenizer']), net.config.block_size
     if start:
         lines = prompted().removesuffix('\n').split('\n')
@@ -183,8 +229,8 @@ def interpret(net, checkpoint):
     elif not bleu:
         print(*texts, sep='\n')
     if bleu:
-        print(f'BLEU {score.bleu(texts, references):.2f} of {len(texts):,} lines of {source.name}, cased, 13a; '
-              f'{how}; {run.duration(time.monotonic() - begun)}')
+        print(f'BLEU {score.bleu(texts, references):.2f} of {len(texts):,} lines of {source.name}, cased, '
+              f'13a; {how}; {run.duration(time.monotonic() - begun)}')
 
 
 # --- classes
@@ -224,47 +270,25 @@ def classify(net, split, rows):
 
 
 def grid(images, true, predicted, surely, names, title, file):
-    """Draw (n, C, H, W) uint8 pictures, a square for every pixel, each over the class it is taken for and how
-    surely, a share. A mistake is framed and crossed and told what it is. Raises OSError."""
-    from matplotlib.figure import Figure
-    scale = math.ceil(160 / images.shape[3])
-    images = images[:, :3 if images.shape[1] > 2 else 1].repeat(scale, 2).repeat(scale, 3)
-    (n, _, H, W), columns, dpi = images.shape, math.ceil(math.sqrt(len(images))), 128
-    height, width = 44 + math.ceil(n / columns) * (H + 52), max(420, 20 + columns * (W + 20))    # pixels
-    canvas, figure = np.full((height, width, 3), 255, np.uint8), Figure((width / dpi, height / dpi), dpi=dpi)
+    """Draw (n, C, H, W) uint8 pictures, each over the class it is taken for and how surely, a share. Mistakes
+    are crossed and told what they are. Raises OSError."""
+    room = images.shape[3] * scale(images) // 7 - 5
 
-    def say(x, y, text, size=7, color='black'):
-        figure.text(x / width, 1 - y / height, text, size=size, color=color, va='top', parse_math=False)
-
-    def short(name, room=W // 7 - 5):
+    def short(name):
         return name if len(name) <= room else f'{name[:room - 1]}…'
 
-    say(20, 12, title, 8)
-    for i, (image, t, p, share) in enumerate(zip(images, true, predicted, surely)):
-        x, y, color = 20 + i % columns * (W + 20), 44 + i // columns * (H + 52), 'black'
-        if t != p:
-            canvas[y - 5:y + H + 5, x - 5:x + W + 5], color = MISTAKE, np.divide(MISTAKE, 255)
-            say(x, y + H + 23, f'is {short(names[t])}', color=color)
-        canvas[y:y + H, x:x + W] = image.transpose(1, 2, 0)
-        say(x, y + H + 7, f'{"✗ " * (t != p)}{short(names[p])} {share:.0%}', color=color)
-    figure.figimage(canvas)
-    figure.savefig(file, dpi=dpi)
+    captions = [[f'{"✗ " * (t != p)}{short(names[p])} {share:.0%}', *[f'is {short(names[t])}'] * (t != p)]
+                for t, p, share in zip(true, predicted, surely)]
+    tiles(images, captions, title, file)
 
 
 def recognise(net, file, size, names):
     """Print the likeliest classes of the picture in a file, brought to `size`, (height, width), if any.
     Raises Refused, code 3, if it is not there or does not decode."""
-    from data import picture
-    try:
-        with picture.Image.open(file) as image:
-            mode = image.mode
-        image = picture.rgb(file).convert('L' if net.config.channels == 1 else 'RGB')
-    except Exception as error:          # PIL raises nearly everything, from SyntaxError to struct.error
-        raise Refused(f'--start={file}: {getattr(error, "strerror", None) or error}', code=3)
+    image, mode = opened(file, net.config.channels)
     (w, h), (H, W) = image.size, size or image.size[::-1]
     print(f'{file}: {w} x {h} {mode} -> {W} x {H} {image.mode}' + ', the middle of it' * (w * H != h * W))
-    image = np.array(picture.ImageOps.fit(image, (W, H), picture.Image.Resampling.BILINEAR))
-    image = torch.from_numpy(image).view(1, H, W, -1).permute(0, 3, 1, 2)           # (1, C, H, W)
+    image = torch.from_numpy(picture.fitted(image, (H, W)))[None]                       # (1, C, H, W)
     with torch.no_grad():
         best = net.logits(image.to(next(net.parameters()).device)).softmax(1)[0].topk(min(5, len(names)))
     for share, i in zip(best.values.tolist(), best.indices.tolist()):
@@ -307,6 +331,51 @@ def tell(net, checkpoint):
     print(f'{told}, accuracy {right / len(rows):.4f}; test-time augmentation: {tta}')
 
 
+# --- masks
+
+def shaded(images, where, colour):
+    """(n, C, H, W) uint8 pictures in colour, half of `colour` where (n, 1, H, W) booleans say so."""
+    images = images[:, :3].expand(-1, 3, -1, -1).float()
+    return torch.where(where, (images + torch.tensor(colour).view(3, 1, 1)) / 2, images).byte()
+
+
+@torch.no_grad()
+def segment(net, checkpoint):
+    """Draw rows of a split, from left to right the picture, its mask, what is found and where that is wrong;
+    or what is found on the picture `start`, read as large as those trained on and drawn as large as it is."""
+    file = out or str(run.find(out_dir).with_name('samples.png'))
+    size = checkpoint.get('info', {}).get('size')
+    if start:
+        image, _ = opened(start, net.config.channels)
+        (w, h), ratio = image.size, min(size) / min(image.size) if size else 1
+        small = picture.fitted(image, (max(1, round(h * ratio)), max(1, round(w * ratio))))
+        found = net.predict(torch.from_numpy(small)[None].to(device)).cpu()
+        found = F.interpolate(found, (h, w), mode='bilinear') > 0.5
+        image = torch.from_numpy(picture.fitted(image, (h, w)))[None]
+        both = torch.cat([shaded(image, found, FOUND), shaded(image, ~found, (0, 0, 0))], 3)[0]
+        with writing(file):
+            picture.Image.fromarray(both.permute(1, 2, 0).numpy()).save(file)
+        print(f'{start}: {w} x {h}, read as {small.shape[2]} x {small.shape[1]}; '
+              f'{found.float().mean():.1%} of it found')
+    else:
+        source = rows_of(checkpoint, ('image', 'mask'), split)
+        rows = np.sort(np.random.default_rng(seed).permutation(source.size)[:num_samples or 6])
+        batch = source.batch(rows)
+        image, true = batch['image'].cpu(), net.target(batch['mask']).cpu()
+        found = net.predict(batch['image']).cpu() > 0.5
+        wrong, sizes = found ^ true, (found.sum((1, 2, 3)) + true.sum((1, 2, 3)))
+        dice = torch.where(sizes > 0, 1 - wrong.sum((1, 2, 3)) / sizes, 1.0)     # 2 both = sizes - wrong
+        panels = [shaded(image, where, colour) for where, colour in
+                  ((true & ~true, FOUND), (true, FOUND), (found, FOUND), (wrong, MISTAKE))]
+        captions = [[line] for i, d, w in zip(rows, dice, wrong.float().mean((1, 2, 3)))
+                    for line in (f'row {i}', 'true', f'found, Dice {d:.3f}', f'wrong, {w:.1%} of pixels')]
+        title = (f'{checkpoint["keys"]["model"]}, {Path(checkpoint["keys"]["dataset"]).name}: mean Dice '
+                 f'{dice.mean():.3f} of {len(rows)} of {source.name}')
+        with writing(file):
+            tiles(torch.stack(panels, 1).flatten(0, 1).numpy(), captions, title, file, columns=4)
+    print(f'wrote {file}')
+
+
 if __name__ == '__main__':
     settings = configurator.read(__file__, sys.argv[1:])
     globals().update(settings.knobs)
@@ -328,14 +397,20 @@ if __name__ == '__main__':
         kind, make, files = 'text', write, ('',)
     elif hasattr(net, 'encode') and hasattr(net, 'decode') and checkpoint['tokenizer']:
         kind, make, files = 'translations', interpret, ('.txt',)
+    elif hasattr(net, 'predict'):
+        kind, make, files = 'masks', segment, ('.png',)
     elif hasattr(net, 'logits') and hasattr(net.config, 'n_class'):
         kind, make, files = 'classes', tell, ('.png', '.jsonl')
     else:
-        raise Refused(f'{out_dir} makes neither text, translations nor classes, all that is known here')
+        raise Refused(f'{out_dir} makes neither text, translations, classes nor masks')
     groups = {key: declared.group for key, declared in configurator.declared(__file__).items()}
     idle = [key for key in settings.given if 'alone' in groups[key] and kind not in groups[key]]
     if idle:
         raise Refused(f'{", ".join(idle)}: of no use to {out_dir}, which makes {kind}')
+    if kind == 'translations' and beam:
+        idle = [key for key in settings.given if key in ('temperature', 'top_k', 'top_p', 'min_p')]
+        if idle:
+            raise Refused(f'{", ".join(idle)}: of use only where nothing is searched: --beam=0')
     if out and not out.endswith(files):
         raise Refused(f'out must end in {" or in ".join(files)}, got {out!r}')
     if out and start and kind == 'classes':

@@ -70,14 +70,15 @@ def writer(net, src, cache=True):
 @torch.inference_mode()
 def write(step, most, choose):
     """A target for each source, token by token: [lists of ids, without the end]. most (n,): the tokens it may
-    have; choose: (N, V) logits -> (N,) ids."""
+    have, the end among them; choose: (N, V) logits -> (N,) ids."""
     targets, tokens = [[] for _ in most], most.new_zeros(len(most), 1)
     sources = parents = torch.arange(len(most), device=most.device)
     while len(sources):
         chosen = choose(step(tokens, parents, sources))
+        chosen = chosen.masked_fill(tokens.size(1) >= most[sources], END)       # no room: it has to end
         for i, token in zip(sources.tolist(), chosen.tolist()):
             targets[i] += [token] * (token != END)
-        parents = ((chosen != END) & (tokens.size(1) < most[sources])).nonzero().squeeze(1)
+        parents = (chosen != END).nonzero().squeeze(1)
         tokens, sources = torch.cat([tokens, chosen[:, None]], 1)[parents], sources[parents]
     return targets
 
@@ -86,11 +87,11 @@ def write(step, most, choose):
 def beam_search(step, most, width=4, length_penalty=0.6):
     """The likeliest targets that a search finds: for each source (score, ids without the end).
 
-    Of every source the `width` likeliest beginnings go on; one that ends leaves its place empty, so that a
+    Of every source the `width` likeliest beginnings go on. One that ends leaves its place empty, so that a
     width of 1 is greedy. The score is log p / ((5 + T) / 6)^length_penalty of T tokens, the end among them
-    (Wu et al. 2016, equation 14). A source is done when no beginning could still win: log p only falls, and a
-    target has at most `most` (n,) tokens; then it has to end. Raises ValueError for a negative penalty, under
-    which that is not so.
+    (Wu et al. 2016, equation 14). The search is over when all have ended, or none that goes on could still
+    win: log p only falls, and a target has at most `most` (n,) tokens; then it has to end. Raises ValueError
+    for a negative penalty, under which that is not so.
     """
     if length_penalty < 0 or width < 1:
         raise ValueError(f'width {width} and length_penalty {length_penalty}: expected at least 1 and 0')

@@ -274,7 +274,10 @@ if __name__ == '__main__':
         problems.append(f'eval_split {eval_split!r}: {dataset} has {", ".join(meta["splits"])}')
     if problems:
         raise Refused(*problems)
-    config = module.Config(**settings.fields | info)
+    try:
+        config = module.Config(**settings.fields | info)
+    except ValueError as error:         # what does not fit these data
+        raise Refused(*str(error).split('\n'))
 
     # The machine and the other processes.
     torch.set_num_threads(keys['threads'])

@@ -3,15 +3,16 @@
 Not run yet.
 """
 dataset = 'cifar10'
-flip = 'random'
-shift = 4
+flip = 'alternating'
+shift = 2
 channels_last = True
 
 model = 'resnet'
 arch = 'resnet20'
+tta = 'flip'
 batch_size = 256
-epochs = 16
-eval_interval = 350
+epochs = 18
+eval_interval = 525
 target = 0.90
 
 optimizer = 'muon'
@@ -19,5 +20,5 @@ learning_rate = 2e-2
 schedule = 'linear'
 warmup_iters = 0.05
 momentum = 0.6
-weight_decay = 0.1
+weight_decay = 0.2
 grad_clip = 0.0

@@ -1,9 +1,9 @@
 """English to French on the WMT14 pieces and Tatoeba, with the shape of the course this began in.
 
-6 + 6 layers: how many times a word is looked at again in the light of the others. Width 512, the room each word has
-for what it means, in 8 heads of 64, the ways it can look at once. A feed-forward of 128, four times narrower
-than the stream instead of four times wider: next to nothing is computed word by word, attention has to do
-the work. Not run yet.
+6 + 6 layers: how many times a word is looked at again in the light of the others. Width 512: the room each
+word has for what it means; 8 heads of 64: the ways in which it can look at once. A feed-forward of 128, four
+times narrower than the stream instead of four times wider: little is computed word by word, attention has to
+do the work. Not run yet.
 """
 dataset = 'wmt_enfr'
 prepare = '--corpora=europarl,newstest,tatoeba'

@@ -41,9 +41,10 @@ def codes(file):
         return Image.fromarray(array.astype(np.uint8))
 
 
-def square(image, size, method):
-    """(C, size, size) uint8: the centre of PIL's `image`, whose shorter side becomes `size` pixels."""
-    array = np.asarray(ImageOps.fit(image, (size, size), method))
+def fitted(image, size, method=Image.Resampling.BILINEAR):
+    """The middle of PIL's `image`, resized to fill `size`, (height, width): (C, height, width) uint8, and
+    antialiased unless the method is NEAREST."""
+    array = np.array(ImageOps.fit(image, size[::-1], method))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
@@ -59,14 +60,14 @@ def read(files, size, masks=None):
         file = files[i]
         try:
             picture = rgb(file)
-            image[i] = square(picture, size, Image.Resampling.BILINEAR)
+            image[i] = fitted(picture, (size, size))
             if masks:
                 file = masks[i]
                 other = codes(file)
                 if other.size != picture.size:
                     raise Refused(f'{file}: expected (width, height) {picture.size} as of {files[i]}, '
                                   f'found {other.size}', code=3)
-                mask[i] = square(other, size, Image.Resampling.NEAREST)
+                mask[i] = fitted(other, (size, size), Image.Resampling.NEAREST)
         except Refused:
             raise
         except Exception as error:      # PIL raises nearly everything, from SyntaxError to struct.error

@@ -25,8 +25,8 @@ class Config:
     std: tuple = (0.25, 0.25, 0.25)         # of each channel, filled from the data set
     width: int = 64                 # filters of the first group; the others have four times as many
     label_smoothing: float = 0.0    # share of the target spread over the classes; not in the reported loss
-    tta: Literal['none', 'flip', 'crop'] = 'none'   # in evaluation: logits averaged with those of the mirrored
-                                    # image; crop: and of both moved by a pixel, up left and down right
+    tta: Literal['none', 'flip', 'crop'] = 'none'   # in evaluation: logits averaged with the mirror image's;
+                                    # crop: and with those of both moved by a pixel, up left and down right
 
     def __post_init__(self):
         problems = [f'{name} must be at least 1, got {getattr(self, name)}'

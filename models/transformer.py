@@ -50,6 +50,20 @@ def waves(position, width):
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
 
+class Dropout(nn.Module):
+    """nn.Dropout, which on a CPU takes four times as long to draw its mask."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.p = config.dropout
+
+    def forward(self, x):
+        if not self.training or not self.p:
+            return x
+        # rand_like of a bfloat16 would be too coarse: 1 / 256
+        return x * (torch.rand(x.shape, device=x.device) >= self.p) / (1 - self.p)
+
+
 class Attention(nn.Module):
     """Queries look keys up and gather their values, in n_head independent ways (3.2)."""
 
@@ -99,7 +113,7 @@ class AddNorm(nn.Module):
         super().__init__()
         self.pre = config.norm == 'pre'
         self.norm = nn.LayerNorm(config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config)
 
     def forward(self, x, sublayer):
         y = self.drop(sublayer(self.norm(x) if self.pre else x))
@@ -149,7 +163,7 @@ class Model(nn.Module):
         self.config = config
         self.embed_src = nn.Embedding(config.vocab_size, config.n_embd)
         self.embed_tgt = self.embed_src if config.tie else nn.Embedding(config.vocab_size, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config)
         self.encoder = nn.ModuleList(Encode(config) for _ in range(config.n_layer))
         self.decoder = nn.ModuleList(Decode(config) for _ in range(config.n_layer))
         last = nn.LayerNorm if config.norm == 'pre' else nn.Identity
@@ -177,8 +191,8 @@ class Model(nn.Module):
         return self.drop(embed(tokens) * math.sqrt(width) + waves(position, width))
 
     def encode(self, src):
-        """What is remembered of (B, S) `src`: for every block of the decoder, keys and values (2, B, nh, S,
-        hs); and (B, 1, 1, S), -inf where there is padding."""
+        """What is remembered of (B, S) `src`, each row an end at least: for every block of the decoder, keys
+        and values (2, B, nh, S, hs); and (B, 1, 1, S), -inf where there is padding."""
         seen = torch.where(src != 0, 0.0, -torch.inf)[:, None, None]
         x = self.enter(self.embed_src, src)
         for block in self.encoder:
@@ -224,13 +238,16 @@ class Model(nn.Module):
     @torch.no_grad()
     def attention(self, src, tgt):
         """Who looks at whom: {'encoder': (n_layer, B, nh, S, S), 'decoder': (n_layer, B, nh, T, T), 'cross':
-        (n_layer, B, nh, T, S)}, shares of 1 over the last axis; row t is where token t of `tgt` comes from."""
+        (n_layer, B, nh, T, S)}, shares that sum to 1; row t is what token t of `tgt` was made from. In
+        evaluation mode, or what is dropped is drawn anew."""
         places = {'encoder': [block.attention for block in self.encoder],
                   'decoder': [block.attention for block in self.decoder],
                   'cross': [block.cross for block in self.decoder]}
-        found = {name: [] for name in places}
-        hooks = [module.register_forward_hook(lambda m, args, _, to=found[name]: to.append(m.weights(*args)))
-                 for name, modules in places.items() for module in modules]
+        found, hooks = {name: [] for name in places}, []
+        for name, modules in places.items():
+            def keep(module, args, _, weights=found[name]):
+                weights.append(module.weights(*args))
+            hooks += [module.register_forward_hook(keep) for module in modules]
         self.logits(src, tgt)
         for hook in hooks:
             hook.remove()

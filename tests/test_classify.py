@@ -253,7 +253,7 @@ def test_a_caption_tells_class_and_probability_and_a_mistake_what_it_is(tmp_path
                 tmp_path / 'x.png')
     long = next(word for word in words if '…' in word)
     assert long.startswith('a name much') and long.endswith('… 100%') and len(long) < 30
-    assert words == ['the title', 'an apple 99%', r'is $\x$', '✗ an apple 50%', long]
+    assert words == ['the title', 'an apple 99%', '✗ an apple 50%', r'is $\x$', long]
 
 
 def test_a_grid_is_of_rows_of_the_split_and_a_seed_decides_which(eye, sampled, tmp_path):
@@ -392,7 +392,7 @@ def test_what_cannot_be_is_refused_in_words(eye, sampled, tmp_path, argv, code, 
 def test_a_model_that_makes_nothing_known_is_refused(eye, sampled, tmp_path):
     checkpoint(tmp_path / 'run', 'mute', tmp_path / 'pictures')
     code, text = sampled()
-    assert code == 2 and text == 'run makes neither text, translations nor classes, all that is known here\n'
+    assert code == 2 and text == 'run makes neither text, translations, classes nor masks\n'
 
 
 @pytest.mark.parametrize('argv', [(), ('--out=x.jsonl',)])

@@ -14,12 +14,24 @@ def images():
     return {'image': image, 'label': torch.randint(0, 5, (4,))}
 
 
+def scenes():
+    """Images whose red is the mask."""
+    image, mask = images()['image'], torch.randint(1, 3, (4, 1, 16, 16), dtype=torch.uint8)
+    image[:, :1] = (mask == 1) * 255
+    return {'image': image, 'mask': mask}
+
+
 # model -> (a small Config's fields, a batch of 4 rows, the loss of the uniform guess in nats)
 CASES = {
     'cnn': (dict(n_class=5, width=8), images, math.log(5)),
     'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
     'resnet': (dict(n_class=5, arch='resnet20'), images, math.log(5)),
+    'transformer': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32, n_hidden=64,
+                         dropout=0.0, label_smoothing=0.0),
+                    lambda: {field: torch.randint(2, 17, (4, n)) for field, n in (('src', 9), ('tgt', 7))},
+                    math.log(17)),
+    'unet': (dict(width=8, depth=2), scenes, math.log(2)),
 }
 NAMES = sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py'))
 

@@ -1,14 +1,17 @@
 """Pictures and tables of runs, and ablations: on logs that the tests write; nothing is trained."""
-import json, os, re, signal, subprocess, sys
+import dataclasses, json, os, re, signal, subprocess, sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-import ablate, configurator, plot, run
+import ablate, configurator, plot, run, sample
 from configurator import Refused
 from conftest import ROOT, until
-from models import gpt
+from data import bpe
+from data.tokenizer import load
+from models import gpt, transformer
 
 KEYS = {'init_from': 'auto', 'dataset': 'toy', 'model': 'gpt', 'optimizer': 'muon', 'learning_rate': 0.005}
 STDLIB = str(ROOT / 'config' / 'train_stdlib.py')
@@ -471,3 +474,58 @@ def test_a_signal_is_handed_on_once_and_the_run_saves(tmp_path):
     os.killpg(process.pid, signal.SIGINT)       # what Ctrl-C in a terminal does
     assert process.communicate(timeout=20)[0] == 'stopped; the same command goes on 130\n'
     assert output.read_text(encoding='utf-8') == 'ready\nsaved\n'
+
+
+# --- attention
+
+@pytest.fixture
+def translator(tmp_path):
+    """The run folder of an untrained transformer that knows how to spell."""
+    tokenizer = bpe.train(['a dog runs', 'un chien court'], 300)
+    torch.manual_seed(0)
+    net = transformer.Model(transformer.Config(vocab_size=tokenizer.vocab_size, block_size=12, n_layer=2,
+                                               n_head=2, n_embd=16, n_hidden=16))
+    state = {'format': run.FORMAT, 'step': 0, 'keys': {'model': 'transformer'}, 'model': net.state_dict(),
+             'config': dataclasses.asdict(net.config), 'tokenizer': tokenizer.json()}
+    (tmp_path / 'run').mkdir()
+    run.write(tmp_path / 'run/best.pt', state)
+    return tmp_path / 'run'
+
+
+@pytest.mark.parametrize('layer', [0, -1])
+def test_attention_is_the_models_with_tokens_on_the_axes(translator, monkeypatch, layer):
+    kept = []
+    monkeypatch.setattr(plot, 'keep', lambda figure, out: kept.append(figure))
+    plot.attention(translator, 'a dog runs', layer)
+    net, tokenizer = configurator.load(translator), load(run.read(translator / 'best.pt')['tokenizer'])
+    src = [*tokenizer.encode('a dog runs'), 1]
+    tgt = [*sample.translate(net, [src], beam=1)[0], 1]
+    maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))
+    cross, *heads = kept[0].axes
+    assert np.allclose(cross.images[0].get_array(), maps['cross'][layer, 0].mean(0), atol=1e-6)
+    assert [label.get_text() for label in cross.get_xticklabels()][-1] == 'end'
+    assert ''.join(label.get_text() for label in cross.get_xticklabels()[:-1]) == 'a·dog·runs'
+    expected = [maps[kind][layer, 0, head] for kind in ('cross', 'encoder', 'decoder') for head in (0, 1)]
+    assert all(np.allclose(axes.images[0].get_array(), weights, atol=1e-6)
+               for axes, weights in zip(heads, expected, strict=True))
+    assert [label.get_text() for label in heads[-1].get_xticklabels()][0] == 'start'
+
+
+def test_attention_is_written(translator, tmp_path, capsys):
+    plot.attention(translator, 'a dog runs', out=str(tmp_path / 'x.png'))
+    assert (tmp_path / 'x.png').read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize('start, layer', [('', 0), ('a dog', 2), ('a dog', -3)])
+def test_attention_of_nothing_or_of_no_layer_is_refused(translator, start, layer):
+    with pytest.raises(Refused, match='expected a sentence, and a layer below 2'):
+        plot.attention(translator, start, layer)
+
+
+def test_attention_of_what_does_not_translate_is_refused(tmp_path):
+    net = gpt.Model(gpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8))
+    state = {'format': run.FORMAT, 'step': 0, 'keys': {'model': 'gpt'}, 'tokenizer': None,
+             'model': net.state_dict(), 'config': dataclasses.asdict(net.config)}
+    run.write(tmp_path / 'x.pt', state)
+    with pytest.raises(Refused, match='does not translate'):
+        plot.attention(tmp_path / 'x.pt', 'a dog')

@@ -9,6 +9,7 @@ from torch import nn
 
 import configurator, data, run, train
 from conftest import ROOT, TINY, events, losses, until
+from data import bpe, pairs
 from models import gpt
 from test_augment import pictures
 
@@ -374,17 +375,34 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
     assert set(run.read(tmp_path / 'a/last.pt')['model']) == set(run.read(tmp_path / 'b/last.pt')['model'])
 
 
+def test_a_config_that_does_not_fit_the_data_is_refused(launch, tmp_path):
+    fields = {'image': np.zeros((8, 3, 16, 16), np.uint8), 'mask': np.ones((8, 1, 16, 16), np.uint8)}
+    data.save(str(tmp_path / 'x'), {'train': fields}, info={'size': [16, 16]})
+    code, text = launch('train.py', '--model=unet', '--depth=5', '--batch_size=4',
+                        f'--dataset={tmp_path}/x', f'--out_dir={tmp_path}/run')
+    assert code == 2 and 'too small for depth 5' in text and 'Traceback' not in text, text
+
+
 SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
-          'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8']}
+          'transformer': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--batch_size=8',
+                          '--micro_batch_size=4'],
+          'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
+          'unet': ['--width=2', '--depth=2', '--batch_size=8']}
 
 
 @pytest.mark.parametrize('config', sorted(path.name for path in (ROOT / 'config').glob('*.py')))
 def test_every_config_trains(launch, toy, tmp_path, config):
     keys = {name: value for name, value, _ in configurator.parse(ROOT / 'config' / config)[0]}
     model, path = keys.get('model', 'gpt'), toy
-    if 'image' in inspect.signature(import_module(f'models.{model}').Model.forward).parameters:
+    fields = inspect.signature(import_module(f'models.{model}').Model.forward).parameters
+    if 'image' in fields:
         path = tmp_path / 'pictures'
         pictures(path)
+    elif 'src' in fields:
+        path = tmp_path / 'pairs'
+        lines = [['one', 'un'], ['two', 'deux'], ['three', 'trois']] * 5
+        tokenizer = bpe.train(sum(lines, []), 260)
+        pairs.save(str(path), {'train': lines, 'val': lines[:3], 'test': lines[:2]}, tokenizer, ['en', 'fr'])
     code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
                         '--max_iters=2', '--eval_interval=1', '--target=0', *SHRINK[model])
     assert code == 0 and run.read(tmp_path / 'a/last.pt')['done'], text

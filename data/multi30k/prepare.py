@@ -14,7 +14,7 @@ from data.download import fetch
 from data.pairs import parallel, save
 
 # --- options
-vocab_size = 8000       # ids, all told; English and French share them
+vocab_size = 4000       # ids, all told; English and French share them
 out = 'multi30k'        # name of the data set
 
 URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/'

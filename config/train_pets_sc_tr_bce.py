@@ -1,0 +1,21 @@
+"""A U-Net on pets: convolutions by steps of two, transposed convolutions, binary cross-entropy.
+
+Not run yet.
+"""
+dataset = 'pets'
+flip = 'random'
+shift = 8
+channels_last = True
+
+model = 'unet'
+down = 'stride'
+up = 'transpose'
+objective = 'bce'
+width = 16
+tta = 'flip'
+batch_size = 16
+max_iters = 2000
+eval_interval = 200
+
+optimizer = 'muon'
+learning_rate = 1e-2
