@@ -49,6 +49,8 @@ out = ''                # FILE.txt, a translation per line; FILE.jsonl, a line p
 # --- machine
 device = 'auto'         # auto, cpu, cuda, mps
 
+from score import bleu  # what `import sample` gives: a function; in a command it is the knob above
+
 MISTAKE = 213, 94, 0    # the colour of one, 8 bits of red, green and blue: Okabe & Ito's vermilion
 FOUND = 0, 114, 178     # and of what was to be found: their blue
 
@@ -358,6 +360,8 @@ def segment(net, checkpoint):
         print(f'{start}: {w} x {h}, read as {small.shape[2]} x {small.shape[1]}; '
               f'{found.float().mean():.1%} of it found')
     else:
+        if num_samples > 100:
+            raise Refused(f'num_samples must be from 0 to 100 rows of four pictures, got {num_samples}')
         source = rows_of(checkpoint, ('image', 'mask'), split)
         rows = np.sort(np.random.default_rng(seed).permutation(source.size)[:num_samples or 6])
         batch = source.batch(rows)

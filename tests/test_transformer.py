@@ -470,3 +470,8 @@ def test_a_preview_is_of_as_many_rows_as_there_are(trained):
     for name, n in ('pairs', 3), ('one', 1):
         text = sample.preview(net, meta, data.Split(f'{trained}/{name}', 'val', ['src', 'tgt']))
         assert text.count('\n\n') == n - 1
+
+
+def test_what_notebooks_need_can_be_imported_from_sample():
+    assert sample.bleu(['a b c d e'], ['a b c d e']) == pytest.approx(100)
+    assert sample.beam_search is search.beam_search

@@ -1,5 +1,5 @@
 """models/unet.py against a U written out with loops, and its losses and metrics against worked examples."""
-import itertools, math
+import dataclasses, itertools, math
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import data, run, sample
 from models import unet
 from test_classifiers import images, shake
 
@@ -271,3 +272,64 @@ def test_all_four_learn_one_batch_by_heart(down, up, objective):
     with torch.no_grad():
         metrics = net.metrics(net(**batch))
     assert metrics['dice'] > 0.95 and metrics['iou'] > 0.9 and math.isfinite(metrics['loss'])
+
+
+# --- what sample.py draws
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder with a data set `pets` of 16 x 12 pixels and an untrained, decided model's run on it."""
+    rng, splits = np.random.default_rng(0), {}
+    for split, n in (('train', 4), ('val', 5), ('test', 7)):
+        splits[split] = {'image': rng.integers(0, 256, (n, 3, 12, 16), np.uint8),
+                         'mask': rng.integers(1, 4, (n, 1, 12, 16), np.uint8)}
+    info = {'codes': [1, 2, 3], 'size': [12, 16], 'mean': [0.5] * 3, 'std': [0.25] * 3, 'channels': 3}
+    data.save(str(tmp_path / 'pets'), splits, info=info)
+    net = make(size=(12, 16)).eval()
+    state = {'format': run.FORMAT, 'step': 0, 'tokenizer': None, 'model': net.state_dict(), 'info': info,
+             'keys': {'model': 'unet', 'dataset': str(tmp_path / 'pets')},
+             'config': dataclasses.asdict(net.config), 'data': data.hashes(data.check(tmp_path / 'pets'))}
+    (tmp_path / 'run').mkdir()
+    run.write(tmp_path / 'run/best.pt', state)
+    return net, splits
+
+
+def panels(file, n, H, W):
+    """The pictures (n, 4, H, W, 3) of a grid of n rows, one of each enlarged pixel."""
+    from PIL import Image
+    canvas, k = np.asarray(Image.open(file).convert('RGB')), -(-160 // W)
+    starts = [[(44 + i * (H * k + 52), 20 + j * (W * k + 20)) for j in range(4)] for i in range(n)]
+    return np.array([[canvas[y:y + H * k:k, x:x + W * k:k] for y, x in row] for row in starts])
+
+
+def test_a_grid_shows_picture_truth_answer_and_error(trained, launch, tmp_path):
+    net, splits = trained
+    code, text = launch('sample.py', '--out_dir=run', '--out=x.png', '--num_samples=7', cwd=tmp_path)
+    assert code == 0 and text == 'wrote x.png\n', text
+    image, mask = splits['test']['image'], splits['test']['mask'][:, 0]
+    found = net.predict(torch.from_numpy(image)).detach().numpy()[:, 0] > 0.5
+    assert 0.1 < found.mean() < 0.9
+    shown = panels(tmp_path / 'x.png', 7, 12, 16)
+    for j, (where, colour) in enumerate([(mask < 0, (0, 0, 0)), (mask == 1, sample.FOUND),
+                                         (found, sample.FOUND), (found != (mask == 1), sample.MISTAKE)]):
+        plain = image.transpose(0, 2, 3, 1)
+        expected = np.where(where[..., None], (plain.astype(float) + colour) / 2, plain).astype(np.uint8)
+        assert np.array_equal(shown[:, j], expected), j
+
+
+def test_a_picture_of_ones_own_keeps_its_size(trained, launch, tmp_path):
+    from PIL import Image
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (60, 41, 3), np.uint8)).save(tmp_path / 'own.png')
+    code, text = launch('sample.py', '--out_dir=run', '--start=own.png', '--out=x.png', cwd=tmp_path)
+    assert code == 0 and 'own.png: 41 x 60, read as 12 x 18; ' in text, text
+    with Image.open(tmp_path / 'x.png') as image:
+        assert image.size == (82, 60)
+
+
+@pytest.mark.parametrize('argv, code, words', [
+    (['--num_samples=101'], 2, 'from 0 to 100'), (['--start=none.png'], 3, 'none.png'),
+    (['--out=x.jsonl'], 2, 'must end in .png'), (['--beam=2'], 2, 'of no use to run, which makes masks')])
+def test_what_cannot_be_drawn_is_refused(trained, launch, tmp_path, argv, code, words):
+    found, text = launch('sample.py', '--out_dir=run', *argv, cwd=tmp_path)
+    assert found == code and words in text and 'Traceback' not in text, text
