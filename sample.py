@@ -1,5 +1,5 @@
-"""What a trained model produces: text, translations, classes, masks. It needs the run folder or checkpoint
-alone: no network, and the data set only where rows of it are asked for.
+"""What a trained model produces: text, translations, classes, masks, images. It needs the run folder or
+checkpoint alone: no network, and the data set only where rows of it are asked for.
 
     python sample.py --out_dir=out/shakespeare --start='ROMEO:' --num_samples=3
     python sample.py --out_dir=out/stdlib --start=FILE:prompt.txt --temperature=0
@@ -10,9 +10,12 @@ alone: no network, and the data set only where rows of it are asked for.
     python sample.py --out_dir=out/cifar10 --start=cat.jpg      # a picture of your own
     python sample.py --out_dir=out/cifar10 --out=test.jsonl     # all of test, a line of probabilities per row
     python sample.py --out_dir=out/pets_mp_tr_bce --start=photo.jpg     # where the pet is
+    python sample.py --out_dir=out/cvae_mnist --grid=wrong_label        # a 7 as a 3 in the same hand
+    python sample.py --out_dir=out/cvae_mnist --judge=out/mnist_cnn     # does a picture obey its label?
 """
 import contextlib, functools, inspect, json, math, os, sys, time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,7 +46,10 @@ min_p = 0.0             # only from tokens of at least this share of the likelie
 beam = 4                # beginnings that are followed; 1: greedy; 0: drawn as text is
 length_penalty = 0.6    # of beams; above 0 longer ones are liked better
 bleu = False            # tell how close the rows of a split are to their references
-# --- of translations, classes and masks alone
+# --- of images alone
+grid: Literal['prior', 'wrong_label', 'reconstruct', 'interpolate', 'style'] = 'prior'  # what is drawn
+judge = ''              # a classifier's run folder: how often it sees the label that was given
+# --- of translations, classes, masks and images alone
 split = ''              # which rows of the data set; empty: test, where there is one, else val
 out = ''                # FILE.txt, a translation per line; FILE.jsonl, a line per row; FILE.png, a grid
 # --- machine
@@ -189,7 +195,7 @@ def write(net, checkpoint):
 @torch.inference_mode()
 def translate(net, sources, beam=4, length_penalty=0.6, choose=search.greedy, batch_size=64, cache=True):
     """A target for each of `sources`, lists of ids with their end: lists of ids, without. beam 0: token by
-    token, by `choose`: (N, V) logits -> (N,) ids. Unless it draws, what else is translated matters nothing."""
+    token, by `choose`: (N, V) logits -> (N,) ids. Unless it draws, each is as if it were the only one."""
     device, targets = next(net.parameters()).device, [None] * len(sources)
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     for some in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
@@ -271,7 +277,7 @@ def classify(net, split, rows):
     return [torch.cat(parts)[back] for parts in zip(*found)]
 
 
-def grid(images, true, predicted, surely, names, title, file):
+def labelled(images, true, predicted, surely, names, title, file):
     """Draw (n, C, H, W) uint8 pictures, each over the class it is taken for and how surely, a share. Mistakes
     are crossed and told what they are. Raises OSError."""
     room = images.shape[3] * scale(images) // 7 - 5
@@ -326,7 +332,7 @@ def tell(net, checkpoint):
             Path(file).write_text(text, encoding='utf-8')
         else:
             title = f'{checkpoint["keys"]["model"]}, {Path(checkpoint["keys"]["dataset"]).name}: {told}'
-            grid(source.batch(rows)['image'].cpu().numpy(), true.tolist(), predicted.tolist(),
+            labelled(source.batch(rows)['image'].cpu().numpy(), true.tolist(), predicted.tolist(),
                  probability.amax(1).tolist(), names, title, file)
     tta = getattr(net.config, 'tta', 'none')
     print(f'wrote {file}')
@@ -380,6 +386,126 @@ def segment(net, checkpoint):
     print(f'wrote {file}')
 
 
+# --- images of a class
+
+def pictures_of(source, n):
+    """`n` rows of a split, drawn by `seed`: images (n, C, H, W) uint8, labels (n,) and which rows they are.
+    Raises Refused if there are not so many."""
+    if n > source.size:
+        raise Refused(f'num_samples={n}: {source.name} has {source.size:,} rows')
+    rows = np.sort(np.random.default_rng(seed).permutation(source.size)[:n])
+    batch = source.batch(rows)
+    return batch['image'], batch['label'], rows
+
+
+def another(label, n_class, generator):
+    """For each of (B,) labels one of the n_class - 1 others, all equally likely."""
+    step = torch.randint(1, n_class, label.shape, generator=generator, device=label.device)
+    return (label + step) % n_class
+
+
+def imagine(net, checkpoint):
+    """Draw what the knob `grid` says; or tell how a judge sees it."""
+    classes, file = net.config.n_class, out or str(run.find(out_dir).with_name(f'{grid}.png'))
+    names = checkpoint.get('info', {}).get('classes') or [str(i) for i in range(classes)]
+    generator = torch.Generator(device).manual_seed(seed)
+    columns, known = 0, None
+    if grid in ('prior', 'style'):      # a label per row; a label per column, of one z in each row
+        n = num_samples or 8
+        label = torch.arange(classes, device=device)
+        if grid == 'prior':
+            label, columns = label.repeat_interleave(n), n
+            images = net.sample(label, generator)
+        else:
+            latents = [torch.randn(n, *shape, generator=generator, device=device) for shape in net.shapes]
+            images = net.decode([z.repeat_interleave(classes, 0) for z in latents], label.repeat(n))
+            label, columns = label.repeat(n), classes
+        captions = [[names[i]] for i in label.tolist()]
+    else:
+        source = rows_of(checkpoint, ('image', 'label'), split)
+        images, label, rows = pictures_of(source, num_samples or (5 if grid == 'interpolate' else 25))
+        given = another(label, classes, generator) if grid == 'wrong_label' else label
+        captions = [[f'{names[t]}, row {row}'] for t, row in zip(label.tolist(), rows)]
+        if grid == 'interpolate':       # from each to some other row of its class
+            rng, every = np.random.default_rng(seed), source.arrays['label'].cpu().numpy()
+            ahead = np.array([rng.choice(np.flatnonzero(every == every[row])) for row in rows])
+            images = net.interpolate(images, source.batch(ahead)['image'], label, 9, generator)
+            images, columns = images.transpose(0, 1).flatten(0, 1), 9
+            captions = [caption for caption in captions for _ in range(9)]
+        else:
+            made = net.reconstruct(images, label, given, generator)
+            images = torch.cat([images, made], 3)                           # (n, C, H, 2 W)
+        if grid == 'wrong_label':
+            known = [{'true': t, 'given': g} for t, g in zip(label.tolist(), given.tolist())]
+            captions = [[f'true {names[pair["true"]]} -> given {names[pair["given"]]}'] for pair in known]
+    title = f'{checkpoint["keys"]["model"]}, {Path(checkpoint["keys"]["dataset"]).name}: {grid}'
+    with writing(file):
+        tiles(images.cpu().numpy(), captions, title, file, columns)
+        print(f'wrote {file}')
+        if known:
+            beside = Path(file).with_suffix('.json')
+            beside.write_text(json.dumps(known, indent=1) + '\n', encoding='utf-8')
+            print(f'wrote {beside}')
+
+
+def probe(z, label, n_class):
+    """The linear map of z (n, d) to logits that tells labels (n,) best, but for a little decay: z -> (n,)."""
+    mean, std = z.mean(0), z.std(0) + 1e-6
+    weight = torch.zeros(z.size(1) + 1, n_class, device=z.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=200, line_search_fn='strong_wolfe')
+
+    def logits(z):
+        return F.pad((z - mean) / std, (0, 1), value=1.0) @ weight
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits(z), label) + 1e-4 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return lambda z: logits(z).argmax(1)
+
+
+def obey(net, checkpoint):
+    """Tell how often the classifier `judge` sees the label that a picture was made with, and how well a
+    linear map tells the label of a picture from its z. Raises Refused for a judge of other data."""
+    source, critic_of = rows_of(checkpoint, ('image', 'label'), split), run.read(run.find(judge))
+    field = f'{source.name}.image'
+    if critic_of.get('data', {}).get(field) != checkpoint['data'][field]:
+        raise Refused(f'{judge} was trained on other data than {out_dir}, so it is no judge of it')
+    critic, classes = configurator.build(critic_of, device), net.config.n_class
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def all_of(source, n=None):
+        """Batches of rows of a split."""
+        for rows in np.array_split(np.arange(source.size)[:n], math.ceil((n or source.size) / 250)):
+            batch = source.batch(rows)
+            yield batch['image'], batch['label'].long()
+
+    def known(parts):
+        return [torch.cat(part) for part in zip(*parts)]
+
+    with torch.no_grad():
+        label = torch.arange(classes, device=device).repeat_interleave(1000)
+        new, = known((critic.logits(net.sample(some, generator)).argmax(1),) for some in label.split(250))
+        real, given, told, true = known(
+            (critic.logits(image).argmax(1), other, critic.logits(
+                net.reconstruct(image, label, other, generator)).argmax(1), label)
+            for image, label in all_of(source) for other in [another(label, classes, generator)])
+        z = [known((torch.cat([z.flatten(1) for z in net.encode(image, label, generator)], 1), label)
+                   for image, label in all_of(part, n))
+             for part, n in ((rows_of(checkpoint, ('image', 'label'), 'train'), 10_000), (source, None))]
+    guess = probe(*z[0], classes)(z[1][0])
+    shares = {f'the judge sees the class of a picture of {source.name}': real == true,
+              'A: it sees the class asked for in a new picture': new == label,
+              'B: it sees the class given instead of the true one': told == given,
+              '   it still sees the true one': told == true,
+              'a linear map tells the class from z': guess == z[1][1]}
+    for what, hits in shares.items():
+        print(f'{what.ljust(max(map(len, shares)))}  {hits.float().mean():.4f} of {len(hits):,}')
+
+
 if __name__ == '__main__':
     settings = configurator.read(__file__, sys.argv[1:])
     globals().update(settings.knobs)
@@ -401,12 +527,14 @@ if __name__ == '__main__':
         kind, make, files = 'text', write, ('',)
     elif hasattr(net, 'encode') and hasattr(net, 'decode') and checkpoint['tokenizer']:
         kind, make, files = 'translations', interpret, ('.txt',)
+    elif hasattr(net, 'reconstruct'):
+        kind, make, files = 'images', obey if judge else imagine, ('.png',)
     elif hasattr(net, 'predict'):
         kind, make, files = 'masks', segment, ('.png',)
     elif hasattr(net, 'logits') and hasattr(net.config, 'n_class'):
         kind, make, files = 'classes', tell, ('.png', '.jsonl')
     else:
-        raise Refused(f'{out_dir} makes neither text, translations, classes nor masks')
+        raise Refused(f'{out_dir} makes neither text, translations, classes, masks nor images')
     groups = {key: declared.group for key, declared in configurator.declared(__file__).items()}
     idle = [key for key in settings.given if 'alone' in groups[key] and kind not in groups[key]]
     if idle:

@@ -226,7 +226,7 @@ def found(canvas, picture):
 def test_a_grid_shows_every_pixel_and_frames_the_mistakes(tmp_path, C, H, W):
     images = np.random.default_rng(0).integers(0, 256, (7, C, H, W)).astype('u1')
     true, predicted = [0, 1, 2, 3, 0, 1, 2], [0, 1, 3, 3, 0, 0, 2]
-    sample.grid(images, true, predicted, [0.5] * 7, CLASSES, 'title', tmp_path / 'x.png')
+    sample.labelled(images, true, predicted, [0.5] * 7, CLASSES, 'title', tmp_path / 'x.png')
     canvas, places = pixels(tmp_path / 'x.png'), []
     for image, t, p in zip(images, true, predicted):
         y, x, h, w = found(canvas, image[:3] if C > 1 else image.repeat(3, 0))
@@ -249,7 +249,7 @@ def test_a_caption_tells_class_and_probability_and_a_mistake_what_it_is(tmp_path
         return text(self, x, y, s, **style)
     monkeypatch.setattr(Figure, 'text', listen)
     names = ['an apple', r'$\x$', 'a name much longer than a picture is wide']
-    sample.grid(np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 2], [0, 0, 2], [0.986, 0.5, 1.0], names, 'the title',
+    sample.labelled(np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 2], [0, 0, 2], [0.986, 0.5, 1.0], names, 'the title',
                 tmp_path / 'x.png')
     long = next(word for word in words if '…' in word)
     assert long.startswith('a name much') and long.endswith('… 100%') and len(long) < 30
@@ -392,7 +392,7 @@ def test_what_cannot_be_is_refused_in_words(eye, sampled, tmp_path, argv, code, 
 def test_a_model_that_makes_nothing_known_is_refused(eye, sampled, tmp_path):
     checkpoint(tmp_path / 'run', 'mute', tmp_path / 'pictures')
     code, text = sampled()
-    assert code == 2 and text == 'run makes neither text, translations, classes nor masks\n'
+    assert code == 2 and text == 'run makes neither text, translations, classes, masks nor images\n'
 
 
 @pytest.mark.parametrize('argv', [(), ('--out=x.jsonl',)])

@@ -1,0 +1,150 @@
+"""sample.py on a conditional VAE: grids, wrong labels, and what a judge makes of them."""
+import dataclasses, json
+
+import numpy as np
+import pytest
+import torch
+
+import data, run, sample
+from configurator import Refused
+from models import cnn, cvae
+
+CLASSES = ['plane', 'boat', 'frog', 'cat']
+
+
+def save(folder, name, net, dataset):
+    meta = data.check(dataset)
+    folder.mkdir(exist_ok=True)
+    run.write(folder / 'best.pt', {
+        'format': run.FORMAT, 'step': 0, 'tokenizer': None, 'model': net.state_dict(), 'info': meta['info'],
+        'keys': {'model': name, 'dataset': str(dataset)}, 'config': dataclasses.asdict(net.config),
+        'data': data.hashes(meta)})
+    return net.eval()
+
+
+def paint(path, seed=0):
+    rng, splits = np.random.default_rng(seed), {}
+    for split, n in (('train', 40), ('val', 10), ('test', 30)):
+        splits[split] = {'image': rng.integers(0, 256, (n, 1, 12, 12), np.uint8),
+                         'label': (np.arange(n) % 4).astype(np.uint8)}
+    data.save(str(path), splits, info={'n_class': 4, 'classes': CLASSES, 'channels': 1, 'size': [12, 12],
+                                       'mean': [0.5], 'std': [0.25]})
+    return splits
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The splits of a data set; an untrained, decided VAE in vae/ and a judge in judge/ know it."""
+    splits = paint(tmp_path / 'paint')
+    torch.manual_seed(0)
+    vae = cvae.Model(cvae.Config(n_class=4, size=(12, 12), width=4, latent=3))
+    critic = cnn.Model(cnn.Config(n_class=4, channels=1, mean=(0.5,), std=(0.25,), width=4))
+    for net in vae, critic:
+        for p in net.parameters():
+            p.data += 0.3 * torch.randn_like(p)
+    return (splits, save(tmp_path / 'vae', 'cvae', vae, tmp_path / 'paint'),
+            save(tmp_path / 'judge', 'cnn', critic, tmp_path / 'paint'))
+
+
+@pytest.fixture
+def drawn(trained, tmp_path, monkeypatch):
+    """drawn(knob=value, ...): the pictures, captions and columns of the grid that those ask for."""
+    def drawn(**knobs):
+        seen = []
+        monkeypatch.setattr(sample, 'tiles', lambda images, captions, title, file, columns: seen.append(
+            (images, captions, columns)))
+        knobs = dict(out_dir=str(tmp_path / 'vae'), device='cpu', out=str(tmp_path / 'x.png')) | knobs
+        for name, value in knobs.items():
+            monkeypatch.setattr(sample, name, value)
+        sample.imagine(trained[1], run.read(tmp_path / 'vae/best.pt'))
+        return seen[0]
+    return drawn
+
+
+def test_a_wrong_label_is_any_other_as_often(trained):
+    label = torch.arange(4).repeat(3000)
+    other = sample.another(label, 4, torch.Generator().manual_seed(0))
+    count = torch.bincount(label * 4 + other, minlength=16).view(4, 4)
+    assert not count.diagonal().any()
+    assert ((count + 1000 * torch.eye(4) - 1000).abs() < 120).all()         # 26 is one standard deviation
+
+
+def test_cells_of_wrong_labels_show_input_and_output_and_both_labels(drawn, trained, tmp_path):
+    splits, net, _ = trained
+    images, captions, _ = drawn(grid='wrong_label')
+    pairs = json.loads((tmp_path / 'x.json').read_text(encoding='utf-8'))
+    assert images.shape == (25, 1, 12, 24) and len(pairs) == len(captions) == 25
+    for image, pair, [caption] in zip(images, pairs, captions):
+        row = np.flatnonzero((splits['test']['image'] == image[:, :, :12]).all((1, 2, 3)))
+        assert len(row) == 1 and splits['test']['label'][row[0]] == pair['true'] != pair['given']
+        assert caption == f'true {CLASSES[pair["true"]]} -> given {CLASSES[pair["given"]]}'
+    again, *_ = drawn(grid='wrong_label')
+    assert np.array_equal(images, again)                                    # the same seed, to the bit
+    other, *_ = drawn(grid='wrong_label', seed=7)
+    assert not np.array_equal(images, other)
+
+
+@pytest.mark.parametrize('grid, shape, columns', [
+    ('prior', (32, 1, 12, 12), 8), ('style', (32, 1, 12, 12), 4), ('reconstruct', (25, 1, 12, 24), 0),
+    ('interpolate', (45, 1, 12, 12), 9)])
+def test_every_grid_has_its_cells_and_its_seed(drawn, grid, shape, columns):
+    images, captions, found = drawn(grid=grid)
+    assert images.shape == shape and images.dtype == np.uint8 and len(captions) == len(images)
+    assert found == columns
+    assert np.array_equal(images, drawn(grid=grid)[0])
+    if grid == 'prior':
+        assert [caption for caption, in captions] == [name for name in CLASSES for _ in range(8)]
+    if grid == 'style':         # one z in a row, so a row differs by its labels alone
+        assert [caption for caption, in captions] == CLASSES * 8
+
+
+def test_interpolations_end_at_the_reconstructions(drawn, trained):
+    splits, net, _ = trained
+    images, captions, _ = drawn(grid='interpolate', num_samples=3)
+    assert images.shape[0] == 27
+    row = int(captions[0][0].rsplit(' ', 1)[1])
+    generator = torch.Generator().manual_seed(sample.seed)
+    rows = [int(captions[9 * i][0].rsplit(' ', 1)[1]) for i in range(3)]
+    image, label = (torch.from_numpy(splits['test'][name][rows]) for name in ('image', 'label'))
+    first = net.reconstruct(image, label.long(), generator=generator)
+    assert np.array_equal(images[::9], first.numpy()) and row == rows[0]
+
+
+def test_more_images_than_there_are_are_refused(drawn):
+    with pytest.raises(Refused, match='num_samples=31: test has 30 rows'):
+        drawn(grid='reconstruct', num_samples=31)
+
+
+def test_grids_are_written(trained, launch, tmp_path):
+    for grid in 'prior', 'wrong_label':
+        code, text = launch('sample.py', '--out_dir=vae', f'--grid={grid}', '--device=cpu', cwd=tmp_path)
+        assert code == 0 and text.startswith(f'wrote vae/{grid}.png'), text
+        assert (tmp_path / f'vae/{grid}.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_judge_says_what_it_sees(trained, launch, tmp_path):
+    splits, _, critic = trained
+    code, text = launch('sample.py', '--out_dir=vae', '--judge=judge', '--device=cpu', cwd=tmp_path)
+    assert code == 0, text
+    lines = text.splitlines()
+    assert len(lines) == 5 and [int(line.rsplit(' ', 1)[1].replace(',', '')) for line in lines] == [
+        30, 4000, 30, 30, 30]
+    with torch.no_grad():
+        right = critic.logits(torch.from_numpy(splits['test']['image'])).argmax(1).numpy()
+    assert f'{(right == splits["test"]["label"]).mean():.4f}' in lines[0]
+
+
+def test_a_judge_of_other_data_is_refused(trained, launch, tmp_path):
+    paint(tmp_path / 'other', seed=1)
+    save(tmp_path / 'stranger', 'cnn', trained[2], tmp_path / 'other')
+    code, text = launch('sample.py', '--out_dir=vae', '--judge=stranger', '--device=cpu', cwd=tmp_path)
+    assert code == 2 and 'stranger was trained on other data than vae' in text, text
+
+
+def test_a_probe_finds_what_is_linear_and_nothing_in_noise():
+    torch.manual_seed(0)
+    label = torch.arange(4).repeat(250)
+    z = torch.randn(1000, 5)
+    assert 0.15 < (sample.probe(z[:500], label[:500], 4)(z[500:]) == label[500:]).float().mean() < 0.4
+    z[torch.arange(1000), label] += 9
+    assert (sample.probe(z[:500], label[:500], 4)(z[500:]) == label[500:]).float().mean() > 0.99
