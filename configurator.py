@@ -236,7 +236,8 @@ def explain(kind, error, trace):
         while trace.tb_next and 'micro_batch_size' not in trace.tb_frame.f_globals:
             trace = trace.tb_next
         half = max(trace.tb_frame.f_globals.get('micro_batch_size', 2) // 2, 1)
-        print(f'out of memory: {str(error).splitlines()[0][:200]}', 'what is saved is intact; try',
+        first, *_ = str(error)[:200].split('\n')
+        print(f'out of memory: {first}', 'what is saved is intact; try',
               f'  --micro_batch_size={half}, the same run in smaller parts', '  --dtype=bfloat16',
               '  a smaller model, or shorter or smaller rows', sep='\n', file=sys.stderr)
         raise SystemExit(5)
@@ -300,14 +301,14 @@ def build(checkpoint, device='cpu'):
 
 def fit(model, weights, whole=True):
     """Load `weights` into `model`. Raises Refused with the names and shapes that do not fit; with whole=False
-    loads what does and returns the lines about the rest."""
+    loads what does, if anything, and returns the lines about the rest."""
     have = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in weights.items()}
     wrong = [f'{name}: the model has {have.get(name, "none")}, the checkpoint {given.get(name, "none")}'
              for name in sorted(have.keys() | given.keys()) if have.get(name) != given.get(name)]
-    if wrong and whole:
-        raise Refused(f'{len(wrong)} tensors do not fit:', *wrong[:10], *['...'] * (len(wrong) > 10))
     fitting = {name: t for name, t in weights.items() if have.get(name) == given[name]}
+    if wrong and (whole or not fitting):
+        raise Refused(f'{len(wrong)} tensors do not fit:', *wrong[:10], *['...'] * (len(wrong) > 10))
     model.load_state_dict(fitting, strict=False)
     return wrong
 

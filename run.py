@@ -194,7 +194,7 @@ class Run:
         log = self.path / 'log.jsonl'
         try:
             self._lock()
-            if self.checkpoint and self.seen != self._written():
+            if self.mode != 'scratch' and self.seen != self._written():
                 raise Refused(f'{self.path} was written to by another process; give the command again')
             old = any(self.path.glob('*.pt')) or self.mode == 'scratch' and log.exists()
             if old and not self.checkpoint:

@@ -292,7 +292,11 @@ if __name__ == '__main__':
         if device == 'cuda':
             device = f'cuda:{local_rank}'
             torch.cuda.set_device(device)
-        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+        store, *_ = next(dist.rendezvous('env://'))
+        attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')     # or the dead ones' addresses are found
+        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo', rank=rank, world_size=world,
+                                store=dist.PrefixStore(attempt, store))
+        sys.excepthook = configurator.explain       # torch has put its own around it, which loses its words
         everyone, found = [None] * world, this.checkpoint['step'] if this.checkpoint else 'none'
         mine = keys | dataclasses.asdict(config) | data.hashes(meta) | {'checkpoint': found}
         dist.all_gather_object(everyone, mine)

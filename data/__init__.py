@@ -50,7 +50,6 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
     """Write a data set. `splits` is {split: {field: rows}}: an array, or for a ragged field 1-D arrays;
     `kinds` names the fields that are not fixed. It is no data set until its meta.json stands."""
     path = folder(name)
-    path.mkdir(parents=True, exist_ok=True)
     (path / 'meta.json').unlink(missing_ok=True)
     meta = {'format': FORMAT, 'splits': {}, 'info': info, 'tokenizer': tokenizer, 'options': options,
             'source': source}
@@ -68,16 +67,19 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
             array = smallest(rows)
             sha256 = put(path / f'{split}.{field}.bin', array)
             specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': sha256}
-    temporary = path / 'meta.json.tmp'
-    temporary.write_text(json.dumps(meta, indent=1), encoding='utf-8')
-    os.replace(temporary, path / 'meta.json')
+    put(path / 'meta.json', np.frombuffer(json.dumps(meta, indent=1).encode('utf-8'), np.uint8))
 
 
 def put(file, array):
-    """Write an array and return its sha256; who has the old file open keeps that."""
+    """Write an array and return its sha256; who has the old file open keeps that. Raises Refused, code 4."""
     temporary = file.with_name(f'{file.name}.tmp')
-    np.ascontiguousarray(array).tofile(temporary)
-    os.replace(temporary, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.ascontiguousarray(array).tofile(temporary)
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Refused(f'{file} cannot be written: {error.strerror or error}', code=4)
     return digest(file)
 
 
@@ -148,7 +150,11 @@ def ensure(name, prepare='', verify=False):
                           'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME',
                           'your own pairs: python data/wmt_enfr/prepare.py --pairs=SOURCE,TARGET --out=NAME',
                           code=3)
-        with open(path / '.lock', 'wb') as lock:
+        try:
+            lock = open(path / '.lock', 'wb')
+        except OSError as error:
+            raise Refused(f'{path} is not prepared and cannot be written: {error.strerror}', code=4)
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)            # the kernel frees it, however this process ends
             if not (path / 'meta.json').exists():
                 argv, sys.argv = sys.argv, [str(path / 'prepare.py'), *options]
