@@ -156,7 +156,8 @@ class Run:
         changes = {key: f'{key}: {was.get(key)!r} there, {now[key]!r} given in {where}'
                    for key, where in given.items() if now[key] != was.get(key)}
         foreign = [line for key, line in changes.items()    # dropout and other floats change no shape
-                   if key in FIXED or key in fields and not isinstance(fields[key], float) and key != 'tta']
+                   if key in FIXED or key in fields and not isinstance(fields[key], float)
+                   and not knobs['eval_only']]              # where nothing is lost if what is given fits not
         if self.mode not in MODES and not knobs['eval_only'] and self.mode != was['init_from']:
             foreign.append(f'init_from: {was["init_from"]!r} there, {self.mode!r} given')
         if foreign:

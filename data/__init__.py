@@ -268,9 +268,12 @@ class Split:
         return rng.permutation(rows.reshape(-1, batch_size))
 
     def by_length(self, rows):
-        """`rows` sorted by length, that of the longest field first; as they are if they have no lengths."""
-        fields = sorted(self.ragged, key=lambda field: self.lengths[field].sum())
-        return rows[np.lexsort([self.lengths[field][rows] for field in fields])] if fields else rows
+        """`rows` sorted by length, that of the longest field first, those of another up and down in turn, so
+        that neighbours are always alike; as they are if they have no lengths."""
+        if not self.ragged:
+            return rows
+        *others, longest = sorted((self.lengths[field][rows] for field in self.ragged), key=np.sum)
+        return rows[np.lexsort([*(np.where(longest % 2, n, -n) for n in others), longest])]
 
     def rows(self, step, batch_size, seed):
         """The global batch of a step: (batch_size,) rows, with how they are augmented if they are."""
