@@ -429,11 +429,11 @@ def imagine(net, checkpoint):
         if grid == 'interpolate':       # from each to some other row of its class
             rng, every = np.random.default_rng(seed), source.arrays['label'].cpu().numpy()
             ahead = np.array([rng.choice(np.flatnonzero(every == every[row])) for row in rows])
-            images = net.interpolate(images, source.batch(ahead)['image'], label, 9, generator)
+            images = net.interpolate(images, source.batch(ahead)['image'], label, 9)
             images, columns = images.transpose(0, 1).flatten(0, 1), 9
             captions = [caption for caption in captions for _ in range(9)]
         else:
-            made = net.reconstruct(images, label, given, generator)
+            made = net.reconstruct(images, label, given)
             images = torch.cat([images, made], 3)                           # (n, C, H, 2 W)
         if grid == 'wrong_label':
             known = [{'true': t, 'given': g} for t, g in zip(label.tolist(), given.tolist())]
@@ -490,10 +490,10 @@ def obey(net, checkpoint):
         label = torch.arange(classes, device=device).repeat_interleave(1000)
         new, = known((critic.logits(net.sample(some, generator)).argmax(1),) for some in label.split(250))
         real, given, told, true = known(
-            (critic.logits(image).argmax(1), other, critic.logits(
-                net.reconstruct(image, label, other, generator)).argmax(1), label)
+            (critic.logits(image).argmax(1), other,
+             critic.logits(net.reconstruct(image, label, other)).argmax(1), label)
             for image, label in all_of(source) for other in [another(label, classes, generator)])
-        z = [known((torch.cat([z.flatten(1) for z in net.encode(image, label, generator)], 1), label)
+        z = [known((torch.cat([z.flatten(1) for z in net.encode(image, label)], 1), label)
                    for image, label in all_of(part, n))
              for part, n in ((rows_of(checkpoint, ('image', 'label'), 'train'), 10_000), (source, None))]
     guess = probe(*z[0], classes)(z[1][0])

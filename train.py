@@ -239,6 +239,8 @@ if __name__ == '__main__':
     device, dtype, compile, reasons = configurator.resolve(device, dtype, compile)
     if settings.given.get('max_iters') == configurator.COMMAND_LINE != settings.given.get('epochs'):
         epochs = settings.knobs['epochs'] = 0.0         # so that --max_iters alone shortens any run
+    if settings.given.get('dataset') == configurator.COMMAND_LINE != settings.given.get('prepare'):
+        prepare = settings.knobs['prepare'] = ''        # that of the config is for the config's own data
     keys = settings.knobs | {'device': device, 'dtype': dtype, 'compile': compile,
                              'threads': threads or torch.get_num_threads()}
     micro_batch_size = micro_batch_size or max(batch_size // world, 1)

@@ -24,7 +24,8 @@ def pictures(path, splits={'train': 40, 'val': 10, 'test': 11}, H=12, W=12, dtyp
     for split, n in splits.items():
         image = rng.integers(0, 256, (n, 3, H, W)).astype(dtype)
         made[split] = {'image': image, 'mask': image[:, :1], 'label': np.arange(n) % 4}
-    data.save(str(path), made, info={'n_class': 4, 'channels': 3, 'mean': MEAN, 'std': [0.25] * 3})
+    info = {'n_class': 4, 'channels': 3, 'size': [H, W], 'mean': MEAN, 'std': [0.25] * 3}
+    data.save(str(path), made, info=info)
     return made
 
 

@@ -387,6 +387,7 @@ SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
           'transformer': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--batch_size=8',
                           '--micro_batch_size=4'],
           'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
+          'cvae': ['--width=4', '--batch_size=8'],
           'unet': ['--width=2', '--depth=2', '--batch_size=8']}
 
 

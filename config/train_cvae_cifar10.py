@@ -1,0 +1,20 @@
+"""A conditional VAE on CIFAR-10 with a z in every level, 2.0 M parameters: 40 minutes on two cores.
+
+Not run yet.
+"""
+dataset = 'cifar10'
+channels_last = True
+
+model = 'cvae'
+likelihood = 'logistic'
+width = 32
+latent = 64
+local = 8
+batch_size = 128
+epochs = 45
+eval_interval = 1755
+
+optimizer = 'muon'
+learning_rate = 1e-2
+schedule = 'linear'
+weight_decay = 0.0
