@@ -1,6 +1,7 @@
 """English to French on Multi30k, 29,000 captions of pictures: a small transformer for a CPU.
 
-Not run yet.
+56.8 BLEU on the test set of 2016 by a beam of 4 and 48.5 on that of 2017 (one run), after 27 minutes on two CPU
+cores with bfloat16 that had other work as well, in 10 GB: results/translation.md.
 """
 dataset = 'multi30k'
 
@@ -13,8 +14,8 @@ block_size = 128
 dropout = 0.3
 flash = False           # on a CPU, attention by hand is the faster one
 batch_size = 256
-epochs = 24
-eval_interval = 452
+epochs = 14
+eval_interval = 565
 
 optimizer = 'muon'
 learning_rate = 4e-3
