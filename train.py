@@ -295,7 +295,7 @@ if __name__ == '__main__':
             device = f'cuda:{local_rank}'
             torch.cuda.set_device(device)
         store, *_ = next(dist.rendezvous('env://'))
-        attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')     # or the dead ones' addresses are found
+        attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')     # or they meet the dead ones
         dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo', rank=rank, world_size=world,
                                 store=dist.PrefixStore(attempt, store))
         sys.excepthook = configurator.explain       # torch has put its own around it, which loses its words

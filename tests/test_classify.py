@@ -249,8 +249,8 @@ def test_a_caption_tells_class_and_probability_and_a_mistake_what_it_is(tmp_path
         return text(self, x, y, s, **style)
     monkeypatch.setattr(Figure, 'text', listen)
     names = ['an apple', r'$\x$', 'a name much longer than a picture is wide']
-    sample.labelled(np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 2], [0, 0, 2], [0.986, 0.5, 1.0], names, 'the title',
-                tmp_path / 'x.png')
+    sample.labelled(np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 2], [0, 0, 2], [0.986, 0.5, 1.0], names,
+                    'the title', tmp_path / 'x.png')
     long = next(word for word in words if '…' in word)
     assert long.startswith('a name much') and long.endswith('… 100%') and len(long) < 30
     assert words == ['the title', 'an apple 99%', '✗ an apple 50%', r'is $\x$', long]
