@@ -75,10 +75,10 @@ def preview(net, meta, source):
         triples = zip(sources, translate(net, sources), references)
         text = '\n\n'.join('\n'.join(map(tokenizer.decode, triple)) for triple in triples)
     else:
-        return ''
+        text = ''
     net.train(training)
     line = '-' * 80
-    return f'{line}\n{text.strip()}\n{line}'
+    return f'{line}\n{text.strip()}\n{line}' if text else ''
 
 
 def prompted():

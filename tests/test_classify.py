@@ -422,3 +422,8 @@ def test_other_data_than_it_was_trained_on_are_refused(eye, sampled, tmp_path):
     assert 'Traceback' not in text and not (tmp_path / 'run/samples.png').exists()
     code, text = sampled('--split=test')        # of which every byte is as it was
     assert code == 0, text
+
+
+def test_a_preview_of_a_classifier_is_none_and_leaves_it_in_training(eye):
+    net, _ = eye
+    assert sample.preview(net.train(), {'tokenizer': None}, None) == '' and net.training
