@@ -250,6 +250,7 @@ def attention(path, start, layer=-1, out='plot.png'):
     import torch
     from data.tokenizer import load
     from sample import translate
+    from search import END
     checkpoint = run.read(run.find(path))
     net, tokenizer = configurator.build(checkpoint), load(checkpoint['tokenizer'])
     if not (tokenizer and hasattr(net, 'attention') and hasattr(net, 'encode')):
@@ -257,8 +258,8 @@ def attention(path, start, layer=-1, out='plot.png'):
     if not start or not -net.config.n_layer <= layer < net.config.n_layer:
         raise Refused(f'--start={start} --layer={layer}: expected a sentence, and a layer below '
                       f'{net.config.n_layer}')
-    src = [*tokenizer.encode(start)[:net.config.block_size - 1], 1]
-    tgt = [*translate(net, [src], beam=1)[0], 1]
+    src = [*tokenizer.encode(start)[:net.config.block_size - 1], END]
+    tgt = [*translate(net, [src], beam=1)[0], END]
     maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))
     read, made = ([tokenizer.decode([i]).replace(' ', '·') or 'end' for i in ids] for ids in (src, tgt))
     given = ['start', *made[:-1]]           # what the decoder has read where it makes each token

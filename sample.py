@@ -333,7 +333,7 @@ def tell(net, checkpoint):
         else:
             title = f'{checkpoint["keys"]["model"]}, {Path(checkpoint["keys"]["dataset"]).name}: {told}'
             labelled(source.batch(rows)['image'].cpu().numpy(), true.tolist(), predicted.tolist(),
-                 probability.amax(1).tolist(), names, title, file)
+                     probability.amax(1).tolist(), names, title, file)
     tta = getattr(net.config, 'tta', 'none')
     print(f'wrote {file}')
     print(f'{told}, accuracy {right / len(rows):.4f}; test-time augmentation: {tta}')
@@ -405,7 +405,7 @@ def another(label, n_class, generator):
 
 
 def imagine(net, checkpoint):
-    """Draw what the knob `grid` says; or tell how a judge sees it."""
+    """Draw what the knob `grid` says."""
     classes, file = net.config.n_class, out or str(run.find(out_dir).with_name(f'{grid}.png'))
     names = checkpoint.get('info', {}).get('classes') or [str(i) for i in range(classes)]
     generator = torch.Generator(device).manual_seed(seed)

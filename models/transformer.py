@@ -51,7 +51,7 @@ def waves(position, width):
 
 
 class Dropout(nn.Module):
-    """nn.Dropout, which on a CPU takes four times as long to draw its mask."""
+    """nn.Dropout, which on a CPU takes several times as long to draw its mask."""
 
     def __init__(self, config):
         super().__init__()
