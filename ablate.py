@@ -17,6 +17,7 @@ from configurator import ROOT, Refused
 seeds = 3       # runs of each variant, with the seeds 1, 2, 3, ...
 out_dir = ''    # the folder of the runs' folders; empty: out/ablate_NAME for config/train_NAME.py
 name = ''       # keep the table as results/NAME.md and results/NAME.json
+columns = ''    # further ones of the table: test.accuracy,train.rows_per_second; of train, medians
 
 TRAIN, DEFAULT = ROOT / 'train.py', ROOT / 'config' / 'train_stdlib.py'
 
@@ -94,7 +95,7 @@ def launch(arguments, folder):
     return code
 
 
-def ablate(runs, name=''):
+def ablate(runs, name='', columns=()):
     """Make the planned `runs` that are not finished, then a table of all, those that failed included."""
     if name:
         plot.frame(name)        # if results/NAME.md cannot take the table, say so now rather than in hours
@@ -115,7 +116,7 @@ def ablate(runs, name=''):
             print(f'{error}; see {folder / "output.txt"}')
             cells['failed'] = ', '.join(filter(None, [cells.get('failed'), f'seed {seed}: exit {code}']))
     print()
-    plot.tabulate(list(rows.values()), name, compare=True)
+    plot.tabulate(list(rows.values()), name, compare=True, columns=columns)
 
 
 if __name__ == '__main__':
@@ -123,4 +124,5 @@ if __name__ == '__main__':
     own = [a for a in sys.argv[1:] if a[:2] != '--' or a[2:].partition('=')[0] in keys]
     settings = configurator.read(__file__, own, words=True)
     globals().update(settings.knobs)
-    ablate(plan(settings.files, [a for a in sys.argv[1:] if a not in own], seeds, out_dir), name)
+    ablate(plan(settings.files, [a for a in sys.argv[1:] if a not in own], seeds, out_dir), name,
+           list(filter(None, columns.split(','))))

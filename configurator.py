@@ -9,7 +9,7 @@ and never executed: `name = value`, where a value is a literal or arithmetic of 
     python configurator.py --verify                                             # the doctor, hashes included
     model = configurator.load('out/shakespeare')                                # trained, in eval mode
 """
-import ast, difflib, io, math, operator, os, sys, tokenize
+import ast, difflib, errno, io, math, operator, os, sys, tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,6 +241,9 @@ def explain(kind, error, trace):
               f'  --micro_batch_size={half}, the same run in smaller parts', '  --dtype=bfloat16',
               '  a smaller model, or shorter or smaller rows', sep='\n', file=sys.stderr)
         raise SystemExit(5)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        print(f'{error.filename or "a file"} cannot be written: {error.strerror}', file=sys.stderr)
+        raise SystemExit(4)
     sys.__excepthook__(kind, error, trace)
 
 

@@ -32,6 +32,7 @@ out = 'plot.png'        # where it is written
 # --- or a table
 table = False           # print one
 name = ''               # print one and keep it as results/NAME.md and results/NAME.json
+columns = ''            # with further columns: test.accuracy,train.rows_per_second; of train, medians
 
 LABELS = {'loss': 'loss (nats)', 'objective': 'objective (nats)', 'lr': 'learning rate',
           'grad_norm': 'gradient norm', 'rows_per_second': 'rows per second', 'memory': 'memory (bytes)'}
@@ -299,8 +300,12 @@ def summary(r):
     facts = {key: value for key, value in r.items() if key not in ('train', 'val', 'test')}
     val, test = ({key: value for key, value in line.items() if not isinstance(value, list)}     # no confusion
                  for line in (best, r['test'][-1] if r['test'] else {}))
+    numbers = [{key: value for key, value in line.items() if type(value) in (int, float)}
+               for line in r['train']]
+    train = {key: float(np.median([line[key] for line in numbers if key in line]))
+             for key in dict.fromkeys(key for line in numbers for key in line)}
     return facts | {'metric': metric, 'goal': goal, 'best': best[metric], 'step': best['step'], 'val': val,
-                    'test': test}
+                    'test': test, 'train': train}
 
 
 def spread(values, digits):
@@ -320,9 +325,9 @@ def rank(row):
     return (0, runs[0]['metric'], mean(runs) * (1 if runs[0]['goal'] == 'min' else -1)) if runs else (1,)
 
 
-def texts(cells, runs, of, baseline):
+def texts(cells, runs, of, baseline, columns):
     """A row of a table as {column: text}: of `runs`, whose metric is called `of`, compared with those of
-    `baseline`."""
+    `baseline`, with further `columns`."""
     line = {key: str(value) for key, value in cells.items()}
     if not runs:
         return line
@@ -331,28 +336,34 @@ def texts(cells, runs, of, baseline):
     line['parameters'] = f'{runs[0]["parameters"]:,}'
     line['seconds'] = spread([r['seconds'] for r in runs], 0)
     line[f'val {of}'] = f'{spread([r["best"] for r in runs], 4)} ({len(runs)})'
-    if all(r['test'].get(r['metric']) is not None for r in runs):
-        line[f'test {of}'] = spread([r['test'][r['metric']] for r in runs], 4)
+    for column, (split, _, key) in ((f'test {of}', ('test', '.', runs[0]['metric'])),
+                                    *((column, column.partition('.')) for column in columns)):
+        values = [r.get(split, {}).get(key) for r in runs]
+        if None not in values:
+            line[column] = spread(values, 4 if abs(values[0]) < 100 else 0)
     if baseline and runs is not baseline and runs[0]['metric'] == baseline[0]['metric']:
         line['difference'] = f'{mean(runs) - mean(baseline):+.4f}'
     return line
 
 
-def tabulate(rows, name='', compare=False):
+def tabulate(rows, name='', compare=False, columns=()):
     """Print a table, best first, of rows: [({column: value} to begin with, runs)]; with a name, keep it too.
 
-    compare: a column of differences to the first row. A row of no runs is of dashes. What all runs share is
+    compare: a column of differences to the first row. columns: further ones, 'test.X', 'val.X' or 'train.X'
+    for any number X in the log, of train its median. A row of no runs is of dashes. What all runs share is
     told once, beneath. Raises Refused, nothing written, if a run was never evaluated or results/NAME.md has
-    no place for the table."""
+    no place for the table, or a column is of nothing that was logged."""
     around = frame(name) if name else ()
     rows = [(cells, [summary(r) for r in runs]) for cells, runs in rows]
     goals = {r['metric']: r['goal'] for _, runs in rows for r in runs}
     of, baseline = ' or '.join(goals), rows[0][1] if compare else []
     rows.sort(key=rank)
-    lines = [texts(*row, of, baseline) for row in rows]
+    lines = [texts(*row, of, baseline, columns) for row in rows]
     header = [*dict.fromkeys(key for cells, _ in rows for key in cells),
-              f'val {of}', 'difference', 'at step', f'test {of}', 'seconds', *FACTS]
+              f'val {of}', 'difference', 'at step', f'test {of}', *columns, 'seconds', *FACTS]
     found = {key: list(dict.fromkeys(line[key] for line in lines if key in line)) for key in header}
+    if nowhere := [column for column in columns if not found[column]]:
+        raise Refused(f'no run has logged {", ".join(nowhere)}')
     shared = [key for key in FACTS if len(found[key]) == 1]
     header = [key for key in header if found[key] and key not in shared]
     grid = [header, *([line.get(key, '-') for key in header] for line in lines)]
@@ -395,7 +406,8 @@ if __name__ == '__main__':
     paths = list(dict.fromkeys(map(Path, settings.files)))
     if table or name:
         tabulate([({'run': seeds[0]['run'] + f' +{len(seeds) - 1}' * (len(seeds) > 1), **cells}, seeds)
-                  for cells, seeds in grouped([*map(read, paths)])], name)
+                  for cells, seeds in grouped([*map(read, paths)])], name,
+                 columns=list(filter(None, columns.split(','))))
     elif what not in ('confusion', 'reliability', 'attention'):
         curves([*map(read, paths)], what, x, log, out)
     elif len(paths) > 1:

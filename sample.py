@@ -42,6 +42,7 @@ temperature = 0.8       # below 1 safer, above 1 wilder, 0 always the likeliest 
 top_k = 0               # only from the k likeliest tokens; 0: all
 top_p = 1.0             # only from the fewest tokens that together have this probability; 0: the likeliest
 min_p = 0.0             # only from tokens of at least this share of the likeliest's probability; 0: all
+cache = True            # keys and values of what is written are kept; False: the same, slower, to compare
 # --- of translations alone
 beam = 4                # beginnings that are followed; 1: greedy; 0: drawn as text is
 length_penalty = 0.6    # of beams; above 0 longer ones are liked better
@@ -178,7 +179,8 @@ def write(net, checkpoint):
     texts, shown, streams = [''] * count, 0, count == 1 and sys.stdout.isatty()
     try:
         print(prompt if streams else '', end='', flush=True)
-        made = continuations(net, [ids[-room:]] * count, max_new_tokens, choose, tokenizer.decode, stop)
+        made = continuations(net, [ids[-room:]] * count, max_new_tokens, choose, tokenizer.decode, stop,
+                             cache)
         for texts in made:
             safe = len(texts[0]) - max(len(stop) - 1, texts[0].endswith('\ufffd'))     # the rest may change
             if streams and safe > shown:
@@ -227,7 +229,7 @@ def interpret(net, checkpoint):
     sources = [ids if len(ids) <= room else ids[:room - 1] + [search.END] for ids in sources]
     begun = time.monotonic()
     full = [ids for ids in sources if len(ids) > 1]             # an empty line stays one
-    made = iter(translate(net, full, beam, length_penalty, chooser(device)))
+    made = iter(translate(net, full, beam, length_penalty, chooser(device), cache=cache))
     texts = [tokenizer.decode(next(made)) if len(ids) > 1 else '' for ids in sources]
     how = f'beam {beam}, length_penalty {length_penalty}' if beam > 1 else 'greedy' if beam else 'drawn'
     if out:

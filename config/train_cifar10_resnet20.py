@@ -11,8 +11,8 @@ model = 'resnet'
 arch = 'resnet20'
 tta = 'flip'
 batch_size = 256
-epochs = 18
-eval_interval = 525
+epochs = 26
+eval_interval = 910
 target = 0.90
 
 optimizer = 'muon'

@@ -1,7 +1,7 @@
 """Nothing lost: kills, signals, full disks, bad files, bad numbers, dying ranks and odd places, injected into
 runs of train.py. Much of what can go wrong is tested beside its subject: tests/reliability.py names it all,
 runs it and counts."""
-import functools, itertools, math, os, random, resource, shutil, signal, socket, subprocess, sys, time
+import errno, functools, itertools, math, os, random, resource, shutil, signal, socket, subprocess, sys, time
 from importlib import import_module
 
 import pytest
@@ -266,6 +266,14 @@ def test_a_preparation_on_a_full_disk_is_told_in_words(launch, tmp_path):
 def tiny_files():
     """Patched into a child: no file may grow beyond 2 KB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EFBIG])
+def test_any_other_write_that_the_disk_refuses_is_told_in_a_line(number, capsys):
+    with pytest.raises(SystemExit) as end:
+        configurator.explain(OSError, OSError(number, os.strerror(number), 'raw/a.jpg'), None)
+    assert end.value.code == 4
+    assert capsys.readouterr().err == f'raw/a.jpg cannot be written: {os.strerror(number)}\n'
 
 
 # --- bad checkpoints

@@ -325,6 +325,20 @@ def test_the_best_comes_first_in_the_direction_of_the_metric(tmp_path, capsys, m
     assert order() == ['c', 'b', 'a', 'none']
 
 
+def test_further_columns_are_numbers_of_the_log(tmp_path, capsys, results):
+    runs = [write_log(tmp_path / str(seed), [3, 2], seed=seed, test=seed) for seed in (1, 3)]
+    columns = ['train.loss', 'test.seconds']
+    plot.tabulate([({'row': 'a'}, runs)], columns=columns)
+    header, row, *_ = (re.split('  +', line) for line in capsys.readouterr().out.split('\n'))
+    cells = dict(zip(header, row))
+    medians = [np.median([line['loss'] for line in r['train']]) for r in runs]
+    assert cells['train.loss'] == f'{np.mean(medians):.4f} ± {np.std(medians, ddof=1):.4f}'
+    assert cells['test.seconds'] == '99.0000 ± 0.0000'
+    with pytest.raises(Refused, match='logged train.lost'):
+        plot.tabulate([({'row': 'a'}, runs)], 'x', columns=[*columns, 'train.lost'])
+    assert not list(results.glob('x*'))
+
+
 def test_a_model_that_is_gone_is_refused(tmp_path):
     with pytest.raises(Refused, match='models/lost.py'):
         plot.summary(write_log(tmp_path / 'a', [1], model='lost'))
