@@ -63,7 +63,7 @@ class Ours:
         self.progress = {'progress': torch.tensor(0.5, device=device)} if 'progress' in arguments else {}
         self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
                                 getattr(self.config, 'block_size', 0), device, keys['pad_to'],
-                                Augment(keys['flip'], keys['shift'], keys['cutout']))
+                                Augment(*map(keys.get, ('flip', 'shift', 'cutout', 'zoom', 'jitter'))))
         torch.set_num_threads(keys['threads'] or torch.get_num_threads())
         configurator.keep_memory()
         self.dtype = getattr(torch, dtype)
@@ -206,7 +206,11 @@ if __name__ == '__main__':
         with alone():
             count, loss = ours.step(step + 3, clock)
         counts += count
-        losses.append((loss, theirs.step(step + 3, clock) if theirs else loss))
+        if theirs:
+            configurator.keep_memory(False)     # nobody does that for them
+            other = theirs.step(step + 3, clock)
+            configurator.keep_memory()
+        losses.append((loss, other if theirs else loss))
 
     parts = {name: statistics.median(seconds) for name, seconds in times.items()
              if not theirs or name != theirs.name}

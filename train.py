@@ -46,6 +46,8 @@ pad_to = 1              # ragged rows are padded to a multiple of so many tokens
 flip: Literal['none', 'random', 'alternating'] = 'none'     # mirrors images to train on; or every other epoch
 shift = 0               # images to train on: moved by at most so many pixels
 cutout = 0              # images to train on: side in pixels of a square without content
+zoom = 0.0              # images to train on: larger by at most this share, or smaller by the same factor
+jitter = 0.0            # images to train on: brightness, contrast and saturation change by such a share
 channels_last = False   # convolutions with the channels last in memory, where they are faster
 seed = 1337             # of the rows, the noise and the initial weights
 # --- optimization
@@ -252,9 +254,9 @@ if __name__ == '__main__':
     for least, most, names in (
             (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'),
             (0, math.inf, 'warmup_iters epochs weight_decay grad_clip'),
-            (0, math.inf, 'patience sample_interval keep_interval shift cutout'), (0, 1024, 'threads'),
+            (0, math.inf, 'patience sample_interval keep_interval shift cutout zoom'), (0, 1, 'jitter'),
             (0, 2**32 - 1, 'seed'), (1e-12, 1e3, 'learning_rate'), (0, learning_rate, 'min_lr'),
-            (0, 0.999999, 'beta1 beta2 momentum ema')):
+            (0, 0.999999, 'beta1 beta2 momentum ema'), (0, 1024, 'threads')):
         problems += [f'{name} must be from {least} to {most:g}, got {globals()[name]}'
                      for name in names.split() if not least <= globals()[name] <= most]
     if not problems and batch_size % (micro_batch_size * world):
@@ -311,7 +313,7 @@ if __name__ == '__main__':
     arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
     splits = {name: data.Split(dataset, name, [a for a in arguments if a != 'progress'],
                                getattr(config, 'block_size', 0), device, pad_to,
-                               Augment(flip, shift, cutout) if name == 'train' else None)
+                               Augment(flip, shift, cutout, zoom, jitter) if name == 'train' else None)
               for name in dict.fromkeys(['train', *meta['splits']])}
     train = splits['train']
     if len(train) < batch_size:

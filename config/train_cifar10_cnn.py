@@ -13,8 +13,8 @@ width = 64
 label_smoothing = 0.2
 tta = 'crop'
 batch_size = 512
-epochs = 14
-eval_interval = 609
+epochs = 18
+eval_interval = 783
 
 optimizer = 'muon'
 learning_rate = 2e-2

@@ -208,10 +208,10 @@ class Split:
         self.augment, self.mean = augment, info.get('mean')
         sizes = [a.shape[2:] for field, a in arrays.items() if self.kind[field] == 'fixed' and a.ndim == 4]
         if augment and not (sizes and augment.shift < min(map(min, sizes)) and len({*sizes}) == 1):
-            raise Refused(f'flip, shift and cutout are of images larger than shift {augment.shift}; those of '
-                          f'{path} are of sizes {sizes}')
-        if augment and augment.cutout and not (self.mean and 'image' in fields):
-            raise Refused(f'cutout is of a field `image` and the grey of `mean`, which {path} lacks')
+            raise Refused(f'flip, zoom and the like are of images of one size, larger than shift '
+                          f'{augment.shift}; those of {path} are of sizes {sizes}')
+        if augment and (augment.cutout or augment.jitter) and not (self.mean and 'image' in fields):
+            raise Refused(f'cutout and jitter are of a field `image` with a `mean`, which {path} lacks')
         self.resident = sum(a.nbytes for a in arrays.values()) <= min(RESIDENT, free_memory(self.device) / 4)
         self.arrays = {field: self._tensor(array) for field, array in arrays.items()}
         self.starts, self.lengths = {}, {}

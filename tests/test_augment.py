@@ -15,7 +15,9 @@ MEAN = [0.2, 0.4, 0.8]      # times 255 these are whole numbers
 KINDS = {'flip': Augment('random', 0, 0), 'alternating': Augment('alternating', 0, 0),
          'shift': Augment('none', 3, 0), 'as far as can be': Augment('none', 6, 0),
          'cutout': Augment('none', 0, 4), 'odd cutout': Augment('none', 0, 5),
-         'cutout of all': Augment('none', 0, 99), 'everything': Augment('random', 2, 3)}
+         'cutout of all': Augment('none', 0, 99), 'zoom': Augment('none', 0, 0, zoom=0.5),
+         'far': Augment('random', 1, 0, zoom=3), 'jitter': Augment('none', 0, 0, jitter=0.4),
+         'any light': Augment('none', 0, 0, jitter=1), 'everything': Augment('random', 2, 3, 0.3, 0.2)}
 
 
 def pictures(path, splits={'train': 40, 'val': 10, 'test': 11}, H=12, W=12, dtype=np.uint8):
@@ -35,12 +37,32 @@ def opened(path, augment=None, fields=('image', 'mask', 'label')):
 
 # --- what is done to a picture
 
-def moved(image, flip, shift, most):
-    """One picture (C, H, W), mirrored if `flip`, moved down and right by `shift`, each at most `most`."""
+def moved(image, flip, shift, zoom, smooth):
+    """One picture (C, H, W), mirrored if `flip`, `zoom` times as large, moved down and right by `shift`, pixel
+    by pixel: what is nearest to where it came from or, if `smooth`, between the four that are. All around the
+    picture are its reflections."""
     _, H, W = image.shape
-    y, x = most - shift
     image = np.flip(image, 2) if flip else image
-    return np.pad(image, ((0, 0), (most, most), (most, most)), mode='reflect')[:, y:y + H, x:x + W]
+    around = np.pad(image, ((0, 0), (4 * H, 4 * H), (4 * W, 4 * W)), mode='reflect')
+    made = np.empty(image.shape)
+    for i in range(H):
+        for j in range(W):
+            y, x = ((at - shift - (n - 1) / 2) / zoom + (n - 1) / 2 + 4 * n
+                    for at, shift, n in ((i, shift[0], H), (j, shift[1], W)))
+            if not smooth:
+                y, x = round(y), round(x)
+            top, left = int(np.floor(y)), int(np.floor(x))
+            y, x, corners = y - top, x - left, around[:, top:top + 2, left:left + 2].astype(float)
+            made[:, i, j] = np.einsum('cyx,y,x->c', corners, [1 - y, y], [1 - x, x])
+    return made
+
+
+def jittered(image, brightness, contrast, saturation):
+    """One picture (3, H, W) in another light."""
+    image = image * brightness
+    image = image.mean() + (image - image.mean()) * contrast
+    grey = image.mean(0)
+    return np.clip(grey + (image - grey) * saturation, 0, 255)
 
 
 def blotted(image, centre, side):
@@ -66,11 +88,18 @@ def test_a_batch_is_the_loop_over_its_pictures_and_masks_move_along(tmp_path, na
         assert batch['image'].numpy().dtype == batch['mask'].numpy().dtype == dtype
         assert batch['label'].tolist() == made['label'][rows['row']].tolist()
         for image, mask, drawn in zip(batch['image'].numpy(), batch['mask'].numpy(), rows):
-            row, flip, shift, centre = drawn
-            expected = moved(made['image'][row], flip, shift, augment.shift)
-            assert np.array_equal(mask, expected[:1])
+            row, flip, shift, centre, zoom, factors = drawn
+            expected = moved(made['image'][row], flip, shift, zoom, smooth=False)
+            assert np.allclose(mask, expected[:1], atol=1e-2)
+            expected = moved(made['image'][row], flip, shift, zoom, smooth=True)
+            expected = expected if dtype is np.float32 else expected.round()
+            if augment.jitter:
+                expected = jittered(expected, *factors)
             expected = blotted(expected, centre, augment.cutout)
-            assert np.array_equal(image, expected)
+            # a half may be rounded either way, and contrast can double that
+            assert np.abs(image - expected).max() <= (1e-2 if dtype is np.float32 else 1 + 1e-2)
+            if not augment.zoom and not augment.jitter and dtype is np.uint8:
+                assert np.array_equal(image, expected)
             changed += not np.array_equal(image, made['image'][row])
         assert changed > 8
     assert np.array_equal(opened(tmp_path / 'x').batch(np.arange(64))['image'], made['image'])
@@ -84,8 +113,8 @@ def test_off_it_is_the_identity(tmp_path):
         rows = split.rows(0, 16, seed=1)
         assert rows.dtype.names is None and np.array_equal(split.batch(rows)['image'], made['image'][rows])
     drawn = np.zeros(16, DRAWN)
-    drawn['row'] = rows
-    for augment in off, Augment('random', 6, 0):
+    drawn['row'], drawn['zoom'], drawn['jitter'] = rows, 1, 1
+    for augment in off, Augment('random', 6, 0), Augment('random', 6, 0, 1, 1):
         batch = opened(tmp_path / 'x', augment).batch(drawn)
         assert all(np.array_equal(batch[field], made[field][rows]) for field in made)
 
@@ -120,6 +149,29 @@ def test_centres_are_uniform():
     assert found < limit
 
 
+def test_zoom_and_jitter_are_within_their_bounds_and_fill_them():
+    drawn = [Augment('none', 0, 0, 0.5, 0.2).draw(np.arange(200), 0, step, seed=3) for step in range(50)]
+    larger = np.log(np.concatenate([d['zoom'] for d in drawn])) / np.log(1.5)       # as often as smaller
+    factors = (np.concatenate([d['jitter'] for d in drawn]) - 1) / 0.2
+    for values in larger, *factors.T:
+        assert -1.00001 <= values.min() < -0.99 and 0.99 < values.max() <= 1.00001
+        found, limit = chi_square(np.bincount(((values + 1) * 4.9999).astype(int), minlength=10))
+        assert found < limit
+    assert np.abs(np.corrcoef([larger, *factors.T]) - np.eye(4)).max() < 0.04
+    still = Augment('random', 2, 3).draw(np.arange(200), 0, 0, seed=3)
+    assert (still['zoom'] == 1).all() and (still['jitter'] == 1).all()
+
+
+def test_masks_keep_their_codes_under_any_zoom(tmp_path):
+    mask = np.array([1, 3], np.uint8)[np.random.default_rng(0).integers(2, size=(16, 1, 9, 9))]
+    data.save(str(tmp_path / 'x'), {'train': {'image': np.repeat(mask, 3, 1), 'mask': mask}},
+              info={'mean': MEAN})
+    split = opened(tmp_path / 'x', KINDS['far'], ('image', 'mask'))
+    for step in range(8):
+        batch = split.batch(split.rows(step, 16, seed=2))
+        assert {*batch['mask'].unique().tolist()} == {1, 3} and 2 in batch['image']
+
+
 def test_alternating_mirrors_every_row_in_one_of_two_epochs(tmp_path):
     made = pictures(tmp_path / 'x', {'train': 96})['train']['image']
     split, flips = opened(tmp_path / 'x', Augment('alternating', 0, 0)), np.full((4, 96), -1)
@@ -145,7 +197,7 @@ def test_it_is_a_function_of_seed_and_step_alone(tmp_path):
     backward = images(other, reversed(range(12)))
     assert all(torch.equal(forward[step], backward[step]) for step in range(12))
     assert not any(torch.equal(forward[step], image) for step, image in images(one, range(12), 6).items())
-    drawn = [one.rows(step, 8, 5)[['flip', 'shift', 'centre']].tobytes() for step in range(12)]
+    drawn = [one.rows(step, 8, 5)[[*DRAWN.names[1:]]].tobytes() for step in range(12)]
     assert len({*drawn}) == 12
 
 
@@ -181,7 +233,8 @@ def test_the_shares_of_a_batch_are_the_batch(tmp_path, world, size):
 
 SMALL = ('--model=cnn', '--width=4', '--batch_size=8', '--max_iters=4', '--eval_interval=4', '--device=cpu',
          '--log_interval=1', '--schedule=constant', '--warmup_iters=0', '--optimizer=sgd',
-         '--dtype=float32', '--learning_rate=1e-2', '--flip=random', '--shift=2', '--cutout=4')
+         '--dtype=float32', '--learning_rate=1e-2', '--flip=random', '--shift=2', '--cutout=4', '--zoom=0.2',
+         '--jitter=0.1')
 
 
 def without_batches():
