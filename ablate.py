@@ -9,6 +9,7 @@ and run one after another, each in its own folder, with train.py's words in outp
 on where it was stopped.
 """
 import itertools, re, signal, subprocess, sys
+from importlib import import_module
 from pathlib import Path
 
 import configurator, plot, run
@@ -47,23 +48,26 @@ def plan(files, common, seeds=3, out_dir=''):
         arguments = [*configs, *changes, f'--seed={seed}', f'--out_dir={folder}']
         try:
             settings = configurator.read(TRAIN, arguments, DEFAULT)
-            runs.append((variant or 'baseline', seed, folder, arguments, finished(folder, settings)))
-        except Refused as error:
+            config = import_module(f'models.{settings.knobs["model"]}').Config(**settings.fields)
+            done = finished(folder, settings.knobs | vars(config) | settings.fields)
+            runs.append((variant or 'baseline', seed, folder, arguments, done))
+        except (Refused, ValueError) as error:
             problems += str(error).split('\n')
     if problems:
         raise Refused(*dict.fromkeys(problems))
     return runs
 
 
-def finished(folder, settings):
-    """Whether the run of these settings is in its folder, whole. Raises Refused if another one is: train.py
+def finished(folder, asked):
+    """Whether the run of the keys `asked` is in its folder, whole. Raises Refused if another one is: train.py
     would leave that alone if finished, else go on with it, and the table would call it what it is not."""
     checkpoint, path = run.latest(folder)
     if not checkpoint:
         return False
-    there, asked = checkpoint['keys'] | checkpoint['config'], settings.knobs | settings.fields
+    there = checkpoint['keys'] | checkpoint['config']
+    idle = {*run.COMMAND, 'threads', *checkpoint.get('info', ())}       # or filled from the data set
     changed = [f'{key} {there[key]!r} there, {value!r} asked' for key, value in asked.items()
-               if there.get(key, value) != value and value != 'auto' and key not in (*run.COMMAND, 'threads')]
+               if there.get(key, value) != value and value != 'auto' and key not in idle]
     if changed:
         raise Refused(f'{path} is of another run: {", ".join(changed)}; delete it or give another --out_dir')
     return checkpoint['done']

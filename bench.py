@@ -8,9 +8,9 @@ A step is train.py's: read rows, forward and backward, clip and update; the devi
 part. Peak is what one large matrix product reaches here, now, in the same precision. --against times another
 loop in turns. A checkout of karpathy/nanoGPT: a GPT of the same shape, batch and dropout, as its
 train.py runs it on this device: bfloat16 with a GPU, float32 without, AdamW, compiled if ours is. plain: a
-classifier of pictures in the loop that most tutorials have: float32, not compiled, channels first, the SGD of
-torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the other. The
-workers stand still while it is our turn.
+model of pictures in the loop that most tutorials have: float32, not compiled, channels first, the SGD of
+torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the other, and
+decode it first where there are masks. The workers stand still while it is our turn.
 """
 import contextlib, dataclasses, importlib, inspect, itertools, multiprocessing, os, signal, statistics, sys
 import time
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 import configurator, data, train
 from configurator import ROOT, Refused
+from data import picture
 from data.augment import Augment
 
 # --- the measurement; all other keys are train.py's
@@ -35,8 +36,9 @@ def synchronize(device):
         getattr(torch, device.split(':')[0]).synchronize()
 
 
-def peak(device, dtype, size=2048):
+def peak(device, dtype):
     """FLOP/s of one large matrix product, the best of ten."""
+    size = 2048 if device == 'cpu' else 8192
     a, seconds = torch.randn(size, size, device=device, dtype=dtype), []
     for _ in range(10):
         synchronize(device)
@@ -53,6 +55,7 @@ class Ours:
     def __init__(self, settings):
         keys = settings.knobs
         asked = (keys[name] for name in ('device', 'dtype', 'compile'))
+        torch.set_float32_matmul_precision('high' if keys['dtype'] != 'float32' else 'highest')
         device, dtype, compile, self.words = configurator.resolve(*asked)
         meta = data.ensure(keys['dataset'], keys['prepare'])
         module = importlib.import_module(f'models.{keys["model"]}')
@@ -64,8 +67,12 @@ class Ours:
         self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
                                 getattr(self.config, 'block_size', 0), device, keys['pad_to'],
                                 Augment(*map(keys.get, ('flip', 'shift', 'cutout', 'zoom', 'jitter'))))
+        if len(self.split) < keys['batch_size'] or keys['batch_size'] % (keys['micro_batch_size'] or 1):
+            raise Refused(f'batch_size {keys["batch_size"]}: expected at most {len(self.split)} rows, and a '
+                          f'multiple of micro_batch_size {keys["micro_batch_size"]}')
         torch.set_num_threads(keys['threads'] or torch.get_num_threads())
         configurator.keep_memory()
+        train.seed_noise(keys['seed'], *b'init')
         self.dtype = getattr(torch, dtype)
         self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')
         self.net = module.Model(self.config).to(device)
@@ -131,21 +138,43 @@ class NanoGPT:
 
 
 class Pictures:
-    """A data set as torch's DataLoader takes it: one picture at a time, as floats, mirrored or not, padded,
-    cropped, and bytes again, because these models normalise by themselves."""
+    """Pictures with labels as torch's DataLoader takes them: one at a time, as floats, mirrored or not,
+    padded, cropped, and bytes again, because these models normalise by themselves."""
 
-    def __init__(self, split, shift):
-        self.images, self.labels, self.shift = *(split.arrays[f].cpu() for f in ('image', 'label')), shift
+    def __init__(self, ours):
+        self.images, self.others = (ours.split.arrays[field].cpu() for field in ours.split.kind)
+        self.shift, self.size = ours.keys['shift'], self.images.shape[2:]
 
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, row):
-        image, (H, W) = self.images[row].float() / 255, self.images.shape[2:]
+    def moved(self, image):
+        (H, W), image = self.size, image.float() / 255
         image = image.flip(2) if torch.rand(()) < 0.5 else image
         y, x = torch.randint(2 * self.shift + 1, (2,)).tolist()
         image = nn.functional.pad(image, [self.shift] * 4)[:, y:y + H, x:x + W]
-        return (image * 255).round().byte(), int(self.labels[row])
+        return (image * 255).round().byte()
+
+    def __getitem__(self, row):
+        return self.moved(self.images[row]), int(self.others[row])
+
+
+class Files(Pictures):
+    """Pictures with masks, both decoded and resized each time from the files that their prepare.py left."""
+
+    def __init__(self, ours):
+        super().__init__(ours)
+        raw = data.folder(ours.keys['dataset']) / 'raw'
+        self.masks = sorted((raw / 'annotations' / 'trimaps').glob('*.png'))
+        self.images = [raw / 'images' / f'{mask.stem}.jpg' for mask in self.masks]
+        if not self.masks:
+            raise Refused(f'--against=plain: expected files to decode in {raw}, found none')
+
+    def __getitem__(self, row):
+        image = picture.fitted(picture.rgb(self.images[row]), self.size)
+        mask = picture.fitted(picture.codes(self.masks[row]), self.size, picture.Image.Resampling.NEAREST)
+        both = self.moved(torch.cat([torch.from_numpy(image), torch.from_numpy(mask)]))
+        return both[:-1], both[-1:]
 
 
 class Plain:
@@ -153,18 +182,19 @@ class Plain:
     name, average = 'plain', staticmethod(statistics.fmean)     # batches come two at a time
 
     def __init__(self, ours):
-        if ours.split.kind.keys() != {'image', 'label'}:
-            raise Refused(f'--against=plain: expected a model of image and label, got {ours.keys["model"]}')
+        loaded = {('image', 'label'): Pictures, ('image', 'mask'): Files}.get(tuple(ours.split.kind))
+        if not loaded:
+            raise Refused('--against=plain: expected a model of images and labels or masks, got '
+                          + ours.keys['model'])
         self.net, self.device = type(ours.net)(ours.config).to(ours.device), ours.device
         self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-        loader = DataLoader(Pictures(ours.split, ours.keys['shift']), ours.keys['batch_size'], shuffle=True,
-                            num_workers=2, drop_last=True)
+        loader = DataLoader(loaded(ours), ours.keys['batch_size'], shuffle=True, num_workers=2,
+                            drop_last=True)
         self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
 
     def step(self, step, clock):
         with clock(self.name):
-            image, label = (values.to(self.device) for values in next(self.batches))
-            sums = self.net(image, label)
+            sums = self.net(*(values.to(self.device) for values in next(self.batches)))
             (sums['loss'] / sums['count']).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -184,6 +214,8 @@ def alone():
 if __name__ == '__main__':
     own = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] in ('steps', 'against', 'help', 'h')]
     globals().update(configurator.read(__file__, own).knobs)
+    if steps < 1:
+        raise Refused(f'steps must be at least 1, got {steps}')
     rest = [a for a in sys.argv[1:] if a not in own]
     ours = Ours(configurator.read(ROOT / 'train.py', rest, ROOT / 'config' / 'train_stdlib.py'))
     theirs = Plain(ours) if against == 'plain' else NanoGPT(against, ours) if against else None

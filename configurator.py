@@ -194,6 +194,10 @@ def read(script, argv, config='', words=False):
             (settings.knobs if name in keys else settings.fields)[name] = value
             if not default or where == COMMAND_LINE:
                 settings.given[name] = where
+    # --max_iters shortens whatever a config trains; the `prepare` of a config is for its own data set.
+    for name, idle in ('max_iters', 'epochs'), ('dataset', 'prepare'):
+        if idle in keys and settings.given.get(name) == COMMAND_LINE != settings.given.get(idle):
+            settings.knobs[idle], settings.given[idle] = keys[idle].default, COMMAND_LINE
     if '--help' in argv or '-h' in argv:
         print(usage(script, keys, fields, settings.knobs | settings.fields))
         raise SystemExit(0)
@@ -270,15 +274,15 @@ def resolve(device='auto', dtype='auto', compile='auto'):
         from torch.utils._triton import has_triton
         compile = kind == 'cuda' and has_triton()
         why['compile'] = ('triton is here' if compile else 'no triton' if kind == 'cuda' else
-                          f'takes a minute and gains a tenth on {kind}')
+                          f'takes a minute and gains little on {kind}')
     chosen = {'device': device, 'dtype': dtype, 'compile': compile}
     return *chosen.values(), ', '.join(f'{k} {v} ({why.get(k, "as asked")})' for k, v in chosen.items())
 
 
 def keep_memory(yes=True):
     """Let glibc keep the memory that large tensors leave rather than give it back and map it, page by page,
-    anew in each step: on a CPU a convolutional net trains 1.3 x as fast. Elsewhere nothing happens. yes=False:
-    as it is by itself, once its thresholds have grown as far as they do."""
+    anew in each step, which on a CPU takes convolutional nets much of their time. Elsewhere nothing happens.
+    yes=False: as it is by itself, once its thresholds have grown as far as they do."""
     import ctypes
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3          # malloc.h
     sizes = (2**30, 2**31 - 1, 2**29) if yes else (2**25, 2**26, 2**17)

@@ -62,6 +62,8 @@ def read(path):
                         for kind in (('train', None), ('eval', 'val'), ('eval', 'test')))
     for line in val if train else ():
         line.setdefault('epoch', line['step'] * train[0]['epoch'] / train[0]['step'])
+    knobs = configurator.declared(configurator.ROOT / 'train.py')       # some did not exist yet
+    keys = {name: knob.default for name, knob in knobs.items() if name not in run.COMMAND} | keys
     machines = [f'{line["processes"]} x ' * (line['processes'] > 1) + line['machine'] for line in begun]
     commits = [line['versions']['git'] or 'unknown' for line in begun]
     return {'run': str(path), 'seed': keys.pop('seed'), 'keys': keys, 'parameters': now['parameters'],

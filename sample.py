@@ -32,7 +32,7 @@ from search import beam_search
 out_dir = 'out/stdlib'  # a run folder (its best.pt) or a .pt file
 start = ''              # a text or picture; FILE:path to read the text there, - from the standard input
 # --- what to make
-num_samples = 0         # texts, made together, or pictures of a grid; 0: 1 text, 25 pictures
+num_samples = 0         # texts, or pictures of a grid, or its rows if each has many; 0: a fitting number
 seed = 1337             # of the sampling, or of which pictures
 # --- of text alone
 stop = ''               # a string that ends a sample
@@ -196,8 +196,9 @@ def write(net, checkpoint):
 
 @torch.inference_mode()
 def translate(net, sources, beam=4, length_penalty=0.6, choose=search.greedy, batch_size=64, cache=True):
-    """A target for each of `sources`, lists of ids with their end: lists of ids, without. beam 0: token by
-    token, by `choose`: (N, V) logits -> (N,) ids. Unless it draws, each is as if it were the only one."""
+    """A target for each of `sources`, lists of S ids with their end: lists of ids, without, of at most 2 S +
+    10 tokens. beam 0: token by token, by `choose`: (N, V) logits -> (N,) ids. Unless it draws, each is as if
+    it were the only one."""
     device, targets = next(net.parameters()).device, [None] * len(sources)
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     for some in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
@@ -231,7 +232,8 @@ def interpret(net, checkpoint):
     full = [ids for ids in sources if len(ids) > 1]             # an empty line stays one
     made = iter(translate(net, full, beam, length_penalty, chooser(device), cache=cache))
     texts = [tokenizer.decode(next(made)) if len(ids) > 1 else '' for ids in sources]
-    how = f'beam {beam}, length_penalty {length_penalty}' if beam > 1 else 'greedy' if beam else 'drawn'
+    how = (f'beam {beam}, length_penalty {length_penalty}' if beam > 1 else 'greedy' if beam
+           else f'drawn at temperature {temperature}, seed {seed}')
     if out:
         with writing(out):
             Path(out).write_text(''.join(f'{text}\n' for text in texts), encoding='utf-8')
@@ -240,7 +242,7 @@ def interpret(net, checkpoint):
         print(*texts, sep='\n')
     if bleu:
         print(f'BLEU {score.bleu(texts, references):.2f} of {len(texts):,} lines of {source.name}, cased, '
-              f'13a; {how}; {run.duration(time.monotonic() - begun)}')
+              f'13a; {how}, at most 2 S + 10 tokens; {run.duration(time.monotonic() - begun)}')
 
 
 # --- classes
@@ -412,6 +414,9 @@ def imagine(net, checkpoint):
     names = checkpoint.get('info', {}).get('classes') or [str(i) for i in range(classes)]
     generator = torch.Generator(device).manual_seed(seed)
     columns, known = 0, None
+    most = 400 // {'prior': classes, 'style': classes, 'interpolate': 9}.get(grid, 1)
+    if num_samples > most:
+        raise Refused(f'num_samples must be from 0 to {most} in this grid, got {num_samples}')
     if grid in ('prior', 'style'):      # a label per row; a label per column, of one z in each row
         n = num_samples or 8
         label = torch.arange(classes, device=device)
@@ -430,7 +435,8 @@ def imagine(net, checkpoint):
         captions = [[f'{names[t]}, row {row}'] for t, row in zip(label.tolist(), rows)]
         if grid == 'interpolate':       # from each to some other row of its class
             rng, every = np.random.default_rng(seed), source.arrays['label'].cpu().numpy()
-            ahead = np.array([rng.choice(np.flatnonzero(every == every[row])) for row in rows])
+            others = [np.setdiff1d(np.flatnonzero(every == every[row]), row) for row in rows]
+            ahead = np.array([rng.choice(of) if len(of) else row for of, row in zip(others, rows)])
             images = net.interpolate(images, source.batch(ahead)['image'], label, 9)
             images, columns = images.transpose(0, 1).flatten(0, 1), 9
             captions = [caption for caption in captions for _ in range(9)]
@@ -477,6 +483,8 @@ def obey(net, checkpoint):
     if critic_of.get('data', {}).get(field) != checkpoint['data'][field]:
         raise Refused(f'{judge} was trained on other data than {out_dir}, so it is no judge of it')
     critic, classes = configurator.build(critic_of, device), net.config.n_class
+    if getattr(critic.config, 'n_class', 0) != classes or not hasattr(critic, 'logits'):
+        raise Refused(f'{judge} is no classifier of {classes} classes')
     generator = torch.Generator(device).manual_seed(seed)
 
     def all_of(source, n=None):
@@ -538,7 +546,10 @@ if __name__ == '__main__':
     else:
         raise Refused(f'{out_dir} makes neither text, translations, classes, masks nor images')
     groups = {key: declared.group for key, declared in configurator.declared(__file__).items()}
-    idle = [key for key in settings.given if 'alone' in groups[key] and kind not in groups[key]]
+    useless = {'translations': ['num_samples'],
+               'images': ['start', *['grid', 'out', 'num_samples'] * bool(judge)]}.get(kind, [])
+    idle = [key for key in settings.given
+            if key in useless or 'alone' in groups[key] and kind not in groups[key]]
     if idle:
         raise Refused(f'{", ".join(idle)}: of no use to {out_dir}, which makes {kind}')
     if kind == 'translations' and beam:

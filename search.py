@@ -46,9 +46,9 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, generator=Non
 # --- targets for sources
 
 def writer(net, src, cache=True):
-    """(B, S) ids of sources -> step(tokens, parents, sources), the logits (N, V) of what follows each of N
-    beginnings of targets. tokens (N, T): their ids, the first of them 0; sources (N,): the row of `src` each
-    is for; parents (N,): which beginning of the call before it continues by one token.
+    """(B, S) ids of sources -> step(tokens, parents, sources), a function that gives the logits (N, V) of the
+    next token of N partial targets. tokens (N, T): their ids so far, the first 0; sources (N,): the row of
+    `src` of each; parents (N,): the row of the previous call that each extends by one token.
 
     The encoder runs once; with the cache, the decoder reads the newest token alone."""
     memory, seen = net.encode(src)
@@ -68,14 +68,14 @@ def writer(net, src, cache=True):
 
 
 @torch.inference_mode()
-def write(step, most, choose):
-    """A target for each source, token by token: [lists of ids, without the end]. most (n,): the tokens it may
-    have, the end among them; choose: (N, V) logits -> (N,) ids."""
-    targets, tokens = [[] for _ in most], most.new_zeros(len(most), 1)
-    sources = parents = torch.arange(len(most), device=most.device)
+def write(step, max_length, choose):
+    """A target for each source, token by token: [lists of ids, without the end]. max_length (n,): the tokens
+    it may have, the end among them; choose: (N, V) logits -> (N,) ids."""
+    targets, tokens = [[] for _ in max_length], max_length.new_zeros(len(max_length), 1)
+    sources = parents = torch.arange(len(max_length), device=max_length.device)
     while len(sources):
         chosen = choose(step(tokens, parents, sources))
-        chosen = chosen.masked_fill(tokens.size(1) >= most[sources], END)       # no room: it has to end
+        chosen = chosen.masked_fill(tokens.size(1) >= max_length[sources], END)       # no room: it has to end
         for i, token in zip(sources.tolist(), chosen.tolist()):
             targets[i] += [token] * (token != END)
         parents = (chosen != END).nonzero().squeeze(1)
@@ -84,14 +84,14 @@ def write(step, most, choose):
 
 
 @torch.inference_mode()
-def beam_search(step, most, width=4, length_penalty=0.6):
+def beam_search(step, max_length, width=4, length_penalty=0.6):
     """The likeliest targets that a search finds: for each source (score, ids without the end).
 
     Of every source the `width` likeliest beginnings go on. One that ends leaves its place empty, so that a
     width of 1 is greedy. The score is log p / ((5 + T) / 6)^length_penalty of T tokens, the end among them
     (Wu et al. 2016, equation 14). The search is over when all have ended, or none that goes on could still
-    win: log p only falls, and a target has at most `most` (n,) tokens; then it has to end. Raises ValueError
-    for a negative penalty, under which that is not so.
+    win: log p only falls, and a target has at most `max_length` (n,) tokens, the end among them. Raises
+    ValueError for a negative penalty, under which that is not so.
     """
     if length_penalty < 0 or width < 1:
         raise ValueError(f'width {width} and length_penalty {length_penalty}: expected at least 1 and 0')
@@ -99,16 +99,16 @@ def beam_search(step, most, width=4, length_penalty=0.6):
     def divisor(length):
         return ((5 + length) / 6) ** length_penalty
 
-    n, device = len(most), most.device
+    n, device = len(max_length), max_length.device
     best, targets = torch.full((n,), -torch.inf, device=device), [[] for _ in range(n)]
     going = sources = parents = torch.arange(n, device=device)          # sources that are not done
-    tokens, log_p = most.new_zeros(n, 1), torch.zeros(n, 1, device=device)
-    places = torch.full((n,), width, device=device)                     # that are not empty, of every source
+    tokens, log_p = max_length.new_zeros(n, 1), torch.zeros(n, 1, device=device)
+    places = torch.full((n,), width, device=device)                     # of each source: beams not ended
     while len(going):
         T, (m, w) = tokens.size(1), log_p.shape
         following = step(tokens, parents, sources).log_softmax(-1)                      # (m w, V)
         V = following.size(1)
-        if (must_end := most[going] <= T).any():
+        if (must_end := max_length[going] <= T).any():
             other = torch.arange(V, device=device) != END
             following = following.masked_fill(must_end.repeat_interleave(w)[:, None] & other, -torch.inf)
         total = (log_p.view(-1, 1) + following).view(m, w * V)
@@ -122,7 +122,7 @@ def beam_search(step, most, width=4, length_penalty=0.6):
             if (score := log_p[i, j] / divisor(T)) > best[going[i]]:
                 best[going[i]], targets[going[i]] = score, tokens[i, j, 1:-1].tolist()
         places, log_p = places - over.sum(1), log_p.masked_fill(over, -torch.inf)
-        hopeful = log_p.amax(1) / divisor(most[going]) > best[going]
+        hopeful = log_p.amax(1) / divisor(max_length[going]) > best[going]
         going, places, log_p = going[hopeful], places[hopeful], log_p[hopeful]
         tokens, parents = tokens[hopeful].flatten(0, 1), parents[hopeful].flatten()
         sources = going.repeat_interleave(log_p.size(1))

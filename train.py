@@ -43,7 +43,7 @@ model = 'gpt'           # a file in models/; its Config fields are keys too
 batch_size = 16         # rows per step, all processes and micro-batches together
 micro_batch_size = 0    # rows that go through the model at once, what fits; 0: batch_size / processes
 pad_to = 1              # ragged rows are padded to a multiple of so many tokens
-flip: Literal['none', 'random', 'alternating'] = 'none'     # mirrors images to train on; or every other epoch
+flip: Literal['none', 'random', 'alternating'] = 'none'     # of images to train on; random: half of them
 shift = 0               # images to train on: moved by at most so many pixels
 cutout = 0              # images to train on: side in pixels of a square without content
 zoom = 0.0              # images to train on: larger by at most this share, or smaller by the same factor
@@ -108,7 +108,7 @@ def orthogonal(matrices):
 class Muon(torch.optim.Optimizer):
     """Nesterov's momentum, made orthogonal matrix by matrix: every direction moves by as much (Jordan 2024).
     An update has the size of AdamW's (Liu et al. 2025), so one learning rate serves both. A filter is a row
-    of its layer's matrix. Matrices of one shape go together: about twice as fast as torch.optim.Muon."""
+    of its layer's matrix. Matrices of one shape go through in one product, unlike torch.optim.Muon's."""
 
     def __init__(self, params, lr, weight_decay, momentum, dtype):
         super().__init__(params, {'lr': lr, 'weight_decay': weight_decay, 'momentum': momentum})
@@ -120,7 +120,8 @@ class Muon(torch.optim.Optimizer):
             shapes, momentum = {}, group['momentum']
             for p in group['params']:
                 shapes.setdefault(p.shape, []).append(p)
-                self.state[p].setdefault('momentum_buffer', torch.zeros_like(p))
+                if not self.state[p]:
+                    self.state[p]['momentum_buffer'] = torch.zeros_like(p)
             for shape, weights in shapes.items():
                 gradients = [p.grad for p in weights]
                 buffers = [self.state[p]['momentum_buffer'] for p in weights]
@@ -133,8 +134,8 @@ class Muon(torch.optim.Optimizer):
 
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
     """[optimizers] that own every trained parameter once. Decay is for weights of two dimensions and more,
-    not for embeddings. Muon is for the weights of Linears and convolutions inside a ModuleList, AdamW for the
-    rest."""
+    not for embeddings. Muon is for the weights of Linears and ungrouped convolutions inside a ModuleList,
+    AdamW for the rest, transposed convolutions among it."""
     trained = [p for p in net.parameters() if p.requires_grad]
     embeddings = {m.weight for m in net.modules() if isinstance(m, nn.Embedding)}
     blocks = [m for outer in net.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()]
@@ -239,10 +240,6 @@ if __name__ == '__main__':
     rank, local_rank, world = (int(os.environ.get(name, i)) for i, name in
                                ((0, 'RANK'), (0, 'LOCAL_RANK'), (1, 'WORLD_SIZE')))
     device, dtype, compile, reasons = configurator.resolve(device, dtype, compile)
-    if settings.given.get('max_iters') == configurator.COMMAND_LINE != settings.given.get('epochs'):
-        epochs = settings.knobs['epochs'] = 0.0         # so that --max_iters alone shortens any run
-    if settings.given.get('dataset') == configurator.COMMAND_LINE != settings.given.get('prepare'):
-        prepare = settings.knobs['prepare'] = ''        # that of the config is for the config's own data
     keys = settings.knobs | {'device': device, 'dtype': dtype, 'compile': compile,
                              'threads': threads or torch.get_num_threads()}
     micro_batch_size = micro_batch_size or max(batch_size // world, 1)

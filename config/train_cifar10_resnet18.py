@@ -12,8 +12,8 @@ arch = 'resnet18'
 label_smoothing = 0.2
 tta = 'flip'
 batch_size = 512
-epochs = 10
-eval_interval = 435
+epochs = 9
+eval_interval = 783
 
 optimizer = 'muon'
 learning_rate = 2e-2

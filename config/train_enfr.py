@@ -1,4 +1,4 @@
-"""English to French on the WMT14 pieces and Tatoeba, with the shape of the course this began in.
+"""English to French on the WMT14 pieces and Tatoeba, with the shape of a course's exercise.
 
 6 + 6 layers: how many times a word is looked at again in the light of the others. Width 512: the room each
 word has for what it means; 8 heads of 64: the ways in which it can look at once. A feed-forward of 128, four

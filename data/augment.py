@@ -1,4 +1,4 @@
-"""Random changes of images that leave their meaning: mirrored, nearer, moved, in other light, partly hidden.
+"""Random changes that keep what an image means: flip, zoom, shift, colour jitter, cutout.
 
 What is done to a row is drawn with it, on the CPU, as a function of (seed, step); it is done to a whole batch
 at once, on its device, and alike to all fields of the row that are images: a mask stays on its picture.
@@ -49,7 +49,7 @@ class Augment:
         if self.jitter:
             batch['image'] = jittered(batch['image'], place('jitter', batch['image']))
         if self.cutout:
-            batch['image'] = blotted(batch['image'], place('centre', batch['image']), self.cutout, mean)
+            batch['image'] = cut_out(batch['image'], place('centre', batch['image']), self.cutout, mean)
         return batch
 
 
@@ -79,7 +79,7 @@ def as_before(values, images):
     return (values if images.is_floating_point() else values.round()).to(images.dtype)
 
 
-def blotted(images, centre, side, mean):
+def cut_out(images, centre, side, mean):
     """Images (B, C, H, W) with a square of `side` pixels about `centre` (B, 2), in [0, 1), of one colour."""
     _, C, H, W = images.shape
     size = torch.tensor([H, W], device=images.device)

@@ -48,7 +48,7 @@ class BPE:
 
     def encode_all(self, texts):
         """A list of ids for each of `texts`. In one thread: tiktoken's encode_ordinary_batch hands every text
-        to a pool, which on two cores takes longer than encoding it, by three times for lines."""
+        to a pool, which takes longer than encoding a line."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids):
@@ -71,8 +71,8 @@ def load(merges, n_sentinel):
 
 def train(texts, vocab_size, n_sentinel=0):
     """A BPE of `vocab_size` ids, all told, learnt from an iterable of strings such as lines: their words are
-    counted, the strings are not kept. It is smaller, and says so, if the pairs run out; a pair that occurs
-    once is none. Raises Refused if there is no room for the bytes, and for text that is no UTF-8.
+    counted, the strings are not kept. It is smaller, and says so, if no pair is left that occurs twice.
+    Raises Refused if there is no room for the bytes, and for text that is no UTF-8.
     """
     n_merge = vocab_size - SPECIAL - len(BYTES) - n_sentinel
     if n_merge < 0:

@@ -68,7 +68,7 @@ def read(files, size, masks=None):
                     raise Refused(f'{file}: expected (width, height) {picture.size} as of {files[i]}, '
                                   f'found {other.size}', code=3)
                 mask[i] = fitted(other, (size, size), Image.Resampling.NEAREST)
-        except Refused:
+        except (Refused, MemoryError):
             raise
         except Exception as error:      # PIL raises nearly everything, from SyntaxError to struct.error
             return f'  {file}: {type(error).__name__}: {error}'

@@ -25,14 +25,14 @@ class Config:
     n_class: int = 10               # filled from the data set
     channels: int = 1               # of an image, filled from the data set
     size: tuple = (28, 28)          # height and width of an image, filled from the data set
-    likelihood: Literal['bernoulli', 'logistic'] = 'bernoulli'  # pixels drawn black or white; of 8 bits
+    likelihood: Literal['bernoulli', 'logistic'] = 'bernoulli'  # pixels drawn black or white; 8-bit values
     width: int = 32                 # filters at half the height and width; twice as many at a quarter, ...
     n_layer: int = 1                # blocks of each level of the encoder, and of the decoder
     latent: int = 32                # numbers of the z that is of the whole image
     local: int = 0                  # numbers of z at each place of each level; 0: none
     beta: float = 1.0               # weight of the KL divergence in what is minimised; 1 in the reported loss
     beta_warmup: float = 0.1        # share of the run in which that weight grows from 0
-    k: int = 1                      # samples of z per image in evaluation: nll then is nearer to the truth
+    k: int = 1                      # samples of z per image in evaluation; more make the bound `nll` tighter
 
     def __post_init__(self):
         problems = [f'{name} must be at least {least}, got {getattr(self, name)}' for least, names in
@@ -47,7 +47,7 @@ class Config:
 
 
 class Bernoulli:
-    """Pixels that are 1 or 0, drawn anew each time an image is seen: as often 1 as it is bright."""
+    """Pixels that are 1 or 0, drawn anew each time an image is seen, 1 with the probability `brightness`."""
 
     def __init__(self, channels):
         self.size = channels                    # parameters per pixel: the log odds
@@ -121,7 +121,7 @@ class Block(nn.Module):
         return x + self.conv2(F.gelu(self.conv1(F.gelu(x))))
 
 
-def divergence(mean, log_std):
+def kl_divergence(mean, log_std):
     """KL(N(mean, std^2) || N(0, 1)) in nats, number by number (Kingma & Welling 2014, appendix B)."""
     return (mean**2 + torch.expm1(2 * log_std)) / 2 - log_std
 
@@ -135,8 +135,8 @@ class Latent(nn.Module):
         self.take = nn.Conv2d(n, width, 1)
 
     def posterior(self, h, features):
-        """Mean and log standard deviation, at most the prior's, from what the decoder knows so far and what
-        the encoder saw: (B, width, H, W) both -> (B, n, H, W) both, float32."""
+        """Mean and log standard deviation, which is at most 0, the prior's, from what the decoder knows so
+        far and what the encoder saw: (B, width, H, W) both -> (B, n, H, W) both, float32."""
         mean, sharp = self.guess(F.gelu(torch.cat([h, features], 1))).float().chunk(2, 1)
         return mean, F.logsigmoid(sharp)
 
@@ -146,11 +146,11 @@ class Level(nn.Module):
 
     def __init__(self, width, inner, stride, local, depth):
         super().__init__()
-        self.look = nn.Sequential(*(Block(width) for _ in range(depth)))
-        self.shrink = nn.Conv2d(width, inner, stride, stride)
-        self.grow = nn.ConvTranspose2d(inner, width, stride, stride)
+        self.encoder = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.down = nn.Conv2d(width, inner, stride, stride)
+        self.up = nn.ConvTranspose2d(inner, width, stride, stride)
         self.latent = Latent(width, local) if local else None
-        self.make = nn.Sequential(*(Block(width) for _ in range(depth)))
+        self.decoder = nn.Sequential(*(Block(width) for _ in range(depth)))
 
 
 class Model(nn.Module):
@@ -174,12 +174,12 @@ class Model(nn.Module):
         self.label_made = nn.Embedding(c.n_class, widths[-1])
         self.head = zero(nn.Conv2d(c.width, 4 * self.pixel.size, 3, padding=1))
 
-    def look(self, x, label):
+    def features(self, x, label):
         """The encoder: features of every level, 1 x 1 first, of what was observed, (B, C, H, W)."""
         h, features = self.stem(F.pixel_unshuffle(x, 2)) + self.label_seen(label)[:, :, None, None], []
         for level in self.levels:
-            features.insert(0, level.look(h))
-            h = level.shrink(F.gelu(features[0]))
+            features.insert(0, level.encoder(h))
+            h = level.down(F.gelu(features[0]))
         return [h, *features]
 
     def build(self, label, latent):
@@ -188,10 +188,10 @@ class Model(nn.Module):
         h = self.label_made(label)[:, :, None, None]
         h = h + self.latent.take(latent(0, h))
         for i, level in enumerate(reversed(self.levels), 1):
-            h = level.grow(F.gelu(h))
+            h = level.up(F.gelu(h))
             if level.latent:
                 h = h + level.latent.take(latent(i, h))
-            h = level.make(h)
+            h = level.decoder(h)
         return F.pixel_shuffle(self.head(F.gelu(h)).float(), 2)
 
     def infer(self, features, label, noise):
@@ -206,7 +206,7 @@ class Model(nn.Module):
             return guesses[-1][0]
 
         theta = self.build(label, latent)
-        kl = sum(divergence(mean, log_std).sum((1, 2, 3)) for _, _, mean, log_std in guesses)
+        kl = sum(kl_divergence(mean, log_std).sum((1, 2, 3)) for _, _, mean, log_std in guesses)
         ratio = sum(((e**2 - z**2) / 2 + log_std).sum((1, 2, 3)) for z, e, _, log_std in guesses)
         return theta, [z for z, *_ in guesses], kl, ratio
 
@@ -215,7 +215,7 @@ class Model(nn.Module):
         the pixels cost given z, what z costs, and in evaluation -ln p(image | label) from k samples of z:
         on average at least the truth, and the closer the larger k (Burda et al. 2016, equation 8)."""
         c, x = self.config, self.pixel.observe(image)
-        features, k = self.look(x, label), 1 if self.training else c.k
+        features, k = self.features(x, label), 1 if self.training else c.k
         reconstruction = kl = 0
         weight = torch.full_like(x[:, 0, 0, 0], -torch.inf)     # ln of the sum of p(x, z) / q(z)
         for _ in range(k):                                      # one after the other: k may be large
@@ -250,7 +250,7 @@ class Model(nn.Module):
     def encode(self, image, label):
         """The likeliest z of each level, [(B, n, h, w), ...], of uint8 images (B, C, H, W) of labels (B,),
         whose grey is rounded where pixels are black or white: nothing is drawn."""
-        features = self.look(self.pixel.observe(image, torch.round), label)
+        features = self.features(self.pixel.observe(image, torch.round), label)
         return self.infer(features, label, torch.zeros_like)[1]
 
     @torch.no_grad()
@@ -259,10 +259,9 @@ class Model(nn.Module):
         x = self.pixel.expectation(self.build(label, lambda i, h: latents[i]))
         return (255 * x).round().clamp(0, 255).byte()
 
-    def sample(self, label, generator=None, temperature=1.0):
-        """New pictures of labels (B,). At a temperature below 1, z is nearer to what is usual of them.
-        `generator`, on the model's device, draws z."""
-        latents = [temperature * torch.randn(len(label), *shape, generator=generator, device=label.device)
+    def sample(self, label, generator=None):
+        """New pictures of labels (B,). `generator`, on the model's device, draws z."""
+        latents = [torch.randn(len(label), *shape, generator=generator, device=label.device)
                    for shape in self.shapes]
         return self.decode(latents, label)
 

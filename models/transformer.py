@@ -4,10 +4,10 @@ The encoder reads a sentence, every word looking at every other. The decoder wri
 each looks at those before it, then at what the encoder made of the source, and says what comes next. In
 training all words are written at once: the target moved one to the right goes in, the target should come out.
 
-    src (B, S) -> x (B, S, n_embd) -> n_layer x Encode -> a memory of keys and values
-    tgt (B, T) -> x (B, T, n_embd) -> n_layer x Decode, looking things up there -> logits (B, T, vocab_size)
+    src (B, S) -> x (B, S, n_embd) -> n_layer x EncoderLayer -> a memory of keys and values
+    tgt (B, T) -> x (B, T, n_embd) -> n_layer x DecoderLayer, which look there -> logits (B, T, vocab_size)
 
-Numbers in brackets are the paper's sections. An id of 0 is padding, and what stands before a target; 1 ends.
+Numbers in brackets are the paper's sections. Id 0 is padding, and the start token of a target; id 1 ends it.
 """
 import math
 from dataclasses import dataclass
@@ -44,14 +44,14 @@ class Config:
             raise ValueError('\n'.join(problems))
 
 
-def waves(position, width):
+def sinusoids(position, width):
     """Sines and cosines of each position (T,), of wavelengths from 2 pi to 10000 x 2 pi (3.5): (T, width)."""
     angle = position[:, None] * 10000.0 ** (-torch.arange(0, width, 2, device=position.device) / width)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
 
 class Dropout(nn.Module):
-    """nn.Dropout, which on a CPU takes several times as long to draw its mask."""
+    """What nn.Dropout does, in less time on a CPU."""
 
     def __init__(self, config):
         super().__init__()
@@ -74,21 +74,21 @@ class Attention(nn.Module):
         self.kv = nn.Linear(config.n_embd, 2 * config.n_embd)
         self.proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def remember(self, x):
+    def keys_values(self, x):
         """The keys and values of (B, S, C): (2, B, nh, S, hs)."""
         return self.kv(x).unflatten(2, (2, self.config.n_head, -1)).permute(2, 0, 3, 1, 4)
 
-    def ask(self, x):
+    def queries(self, x):
         """The queries of (B, T, C): (B, nh, T, hs)."""
         return self.q(x).unflatten(2, (self.config.n_head, -1)).transpose(1, 2)
 
     def weights(self, x, kv, bias):
         """softmax(q k^T / sqrt(hs) + bias), where -inf is for what a query may not see: (B, nh, T, S)."""
-        q = self.ask(x)
+        q = self.queries(x)
         return (q / math.sqrt(q.size(-1)) @ kv[0].mT + bias).softmax(-1).to(q.dtype)        # equation (1)
 
     def forward(self, x, kv, bias):
-        y = (F.scaled_dot_product_attention(self.ask(x), *kv, bias) if self.config.flash
+        y = (F.scaled_dot_product_attention(self.queries(x), *kv, bias) if self.config.flash
              else self.weights(x, kv, bias) @ kv[1])
         return self.proj(y.transpose(1, 2).flatten(2))
 
@@ -121,7 +121,7 @@ class AddNorm(nn.Module):
         return x if self.pre else self.norm(x)
 
 
-class Encode(nn.Module):
+class EncoderLayer(nn.Module):
     """Figure 1, left."""
 
     def __init__(self, config):
@@ -129,12 +129,12 @@ class Encode(nn.Module):
         self.attention, self.mlp = Attention(config), FeedForward(config)
         self.add1, self.add2 = AddNorm(config), AddNorm(config)
 
-    def forward(self, x, seen):
-        x = self.add1(x, lambda x: self.attention(x, self.attention.remember(x), seen))
+    def forward(self, x, padding):
+        x = self.add1(x, lambda x: self.attention(x, self.attention.keys_values(x), padding))
         return self.add2(x, self.mlp)
 
 
-class Decode(nn.Module):
+class DecoderLayer(nn.Module):
     """Figure 1, right."""
 
     def __init__(self, config):
@@ -142,16 +142,16 @@ class Decode(nn.Module):
         self.attention, self.cross, self.mlp = Attention(config), Attention(config), FeedForward(config)
         self.add1, self.add2, self.add3 = AddNorm(config), AddNorm(config), AddNorm(config)
 
-    def forward(self, x, ahead, memory, seen, past=None):
+    def forward(self, x, future, memory, padding, past=None):
         def look_back(x):
-            kv = self.attention.remember(x)
+            kv = self.attention.keys_values(x)
             if past is not None:            # the cache: of all tokens, the last T are new
                 past[..., -x.size(1):, :] = kv
                 kv = past
-            return self.attention(x, kv, ahead)
+            return self.attention(x, kv, future)
 
         x = self.add1(x, look_back)
-        x = self.add2(x, lambda x: self.cross(x, memory, seen))
+        x = self.add2(x, lambda x: self.cross(x, memory, padding))
         return self.add3(x, self.mlp)
 
 
@@ -164,8 +164,8 @@ class Model(nn.Module):
         self.embed_src = nn.Embedding(config.vocab_size, config.n_embd)
         self.embed_tgt = self.embed_src if config.tie else nn.Embedding(config.vocab_size, config.n_embd)
         self.drop = Dropout(config)
-        self.encoder = nn.ModuleList(Encode(config) for _ in range(config.n_layer))
-        self.decoder = nn.ModuleList(Decode(config) for _ in range(config.n_layer))
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layer))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_layer))
         last = nn.LayerNorm if config.norm == 'pre' else nn.Identity
         self.norm_src, self.norm_tgt = last(config.n_embd), last(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -174,8 +174,8 @@ class Model(nn.Module):
         self.init()
 
     def init(self):
-        """Glorot & Bengio (2010) for matrices, zero for biases; embeddings that, once scaled, are as large as
-        the waves that are added to them, and as rows of the head a first guess close to uniform."""
+        """Glorot & Bengio (2010) for matrices, zero for biases; embeddings that, once scaled, are about as
+        large as the positions added to them, and as rows of the head a first guess close to uniform."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -184,32 +184,32 @@ class Model(nn.Module):
         for embed in self.embed_src, self.embed_tgt:
             nn.init.normal_(embed.weight, std=0.5 / math.sqrt(self.config.n_embd))
 
-    def enter(self, embed, tokens, past=0):
+    def embed(self, embedding, tokens, past=0):
         """Embeddings with positions: (B, T) ids, of which `past` came before -> (B, T, C)."""
         position = torch.arange(past, past + tokens.size(1), device=tokens.device)
         width = self.config.n_embd
-        return self.drop(embed(tokens) * math.sqrt(width) + waves(position, width))
+        return self.drop(embedding(tokens) * math.sqrt(width) + sinusoids(position, width))
 
     def encode(self, src):
         """What is remembered of (B, S) `src`, each row an end at least: for every block of the decoder, keys
         and values (2, B, nh, S, hs); and (B, 1, 1, S), -inf where there is padding."""
-        seen = torch.where(src != 0, 0.0, -torch.inf)[:, None, None]
-        x = self.enter(self.embed_src, src)
+        padding = torch.where(src != 0, 0.0, -torch.inf)[:, None, None]
+        x = self.embed(self.embed_src, src)
         for block in self.encoder:
-            x = block(x, seen)
+            x = block(x, padding)
         x = self.norm_src(x)
-        return [block.cross.remember(x) for block in self.decoder], seen
+        return [block.cross.keys_values(x) for block in self.decoder], padding
 
-    def decode(self, tokens, memory, seen, past=None):
+    def decode(self, tokens, memory, padding, past=None):
         """Logits of what follows each of (B, T) `tokens`, the target with a 0 before it: (B, T, vocab_size),
-        float32. memory, seen: what `encode` gave. past: for every block the keys and values (2, B, nh, P + T,
-        hs) of P tokens before these, with room for these, which is filled; None if there are none."""
+        float32. memory, padding: what `encode` gave. past: for every block the keys and values (2, B, nh,
+        P + T, hs) of P tokens before these, with room for these, which is filled; None if there are none."""
         T = tokens.size(1)
         P = past[0].size(3) - T if past else 0
-        ahead = torch.full((T, P + T), -torch.inf, device=tokens.device).triu(P + 1)
-        x = self.enter(self.embed_tgt, tokens, P)
+        future = torch.full((T, P + T), -torch.inf, device=tokens.device).triu(P + 1)
+        x = self.embed(self.embed_tgt, tokens, P)
         for i, block in enumerate(self.decoder):
-            x = block(x, ahead, memory[i], seen, past[i] if past else None)
+            x = block(x, future, memory[i], padding, past[i] if past else None)
         return self.head(self.norm_tgt(x)).float()
 
     def logits(self, src, tgt):

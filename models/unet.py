@@ -1,9 +1,9 @@
 """U-Net (Ronneberger et al. 2015): which pixels of an image belong to the thing that it shows.
 
 To know what is there takes all of the image; to know where it ends takes single pixels. The left side of a U
-halves the image again and again, to see ever more of it at once; the right side doubles it again, and on each
-level is shown what the left saw there, which is fine still. Unlike the paper's, these convolutions pad and
-are followed by batch normalisation: the answer is as large as the image, whatever that is, odd or even.
+halves the image again and again, to see ever more of it at once; the right side doubles it again and, at each
+level, is also given what the left side saw there, where edges are still sharp. Unlike the paper's, these
+convolutions pad and are followed by batch normalisation: the answer is as large as the image, odd or even.
 
     image (B, C, H, W) -> (B, width, H, W) -------------------> (B, width, H, W) -> logits (B, 1, H, W)
                             down                                  up
@@ -74,8 +74,8 @@ def bce(logits, target):
 
 
 def dice(logits, target):
-    """1 - 2 sum(p t) / (sum(p) + sum(t)) over an image's pixels (Milletari et al. 2016, without squares), of
-    what bce takes and like it. One is added above and below: nothing, found where nothing is, costs 0."""
+    """1 - 2 sum(p t) / (sum(p) + sum(t)) over an image's pixels (Milletari et al. 2016, without squares).
+    Arguments and result as of bce. One is added above and below: nothing found where nothing is costs 0."""
     p, t = logits.float().sigmoid(), checked(target)
     return 1 - (2 * (p * t).sum((1, 2, 3)) + 1) / ((p + t).sum((1, 2, 3)) + 1)
 
@@ -118,22 +118,22 @@ class Model(nn.Module):
         up = {'transpose': lambda inner, outer: nn.ConvTranspose2d(inner, outer, 2, stride=2),
               'upsample': Upsample}
         *above, bottom = [config.width * 2**level for level in range(config.depth + 1)]
-        self.left = nn.ModuleList(map(Block, [config.channels, *above], [*above, bottom]))
+        self.encoder = nn.ModuleList(map(Block, [config.channels, *above], [*above, bottom]))
         self.down = nn.ModuleList(map(down[config.down], above))
         self.up = nn.ModuleList(up[config.up](2 * n, n) for n in above[::-1])
-        self.right = nn.ModuleList(Block(2 * n, n) for n in above[::-1])
+        self.decoder = nn.ModuleList(Block(2 * n, n) for n in above[::-1])
         self.head = nn.Conv2d(config.width, 1, 1)
         nn.init.zeros_(self.head.weight)        # the first loss is ln 2
         nn.init.zeros_(self.head.bias)
 
     def look(self, x):
         """Logits of normalised images: (B, C, H, W) -> (B, 1, H, W)."""
-        first, *deeper = self.left
+        first, *deeper = self.encoder
         x, skips = first(x), []
         for down, block in zip(self.down, deeper):
             skips.append(x)
             x = block(down(x))
-        for up, block in zip(self.up, self.right):
+        for up, block in zip(self.up, self.decoder):
             skip = skips.pop()
             x = up(x, output_size=skip.shape[2:])       # of 17 pixels 8 are left, which become 17 again
             x = block(torch.cat([skip, x], 1))

@@ -65,7 +65,7 @@ def jittered(image, brightness, contrast, saturation):
     return np.clip(grey + (image - grey) * saturation, 0, 255)
 
 
-def blotted(image, centre, side):
+def cut_out(image, centre, side):
     """One picture (C, H, W) with a square of the mean colour."""
     (_, H, W), image = image.shape, image.copy()
     top, left = int(centre[0] * H) - side // 2, int(centre[1] * W) - side // 2
@@ -95,7 +95,7 @@ def test_a_batch_is_the_loop_over_its_pictures_and_masks_move_along(tmp_path, na
             expected = expected if dtype is np.float32 else expected.round()
             if augment.jitter:
                 expected = jittered(expected, *factors)
-            expected = blotted(expected, centre, augment.cutout)
+            expected = cut_out(expected, centre, augment.cutout)
             # a half may be rounded either way, and contrast can double that
             assert np.abs(image - expected).max() <= (1e-2 if dtype is np.float32 else 1 + 1e-2)
             if not augment.zoom and not augment.jitter and dtype is np.uint8:

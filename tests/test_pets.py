@@ -135,7 +135,7 @@ def test_what_is_done_to_a_picture_is_done_to_its_mask(tmp_path, augment):
     for step in range(4):
         rows = split.rows(step, 20, seed=0)
         batch = split.batch(rows)
-        whole = batch['image'][:, 2] > 0            # not blotted out, which a mask never is
+        whole = batch['image'][:, 2] > 0            # not cut out, which a mask never is
         assert torch.equal(batch['mask'][:, 0][whole], batch['image'][:, 2][whole])
         assert batch['mask'].min() > 0 and bool(whole.all()) == (augment.cutout == 0)
         seen |= {one.tobytes() for one in batch['mask'].numpy()}

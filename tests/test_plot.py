@@ -325,6 +325,12 @@ def test_the_best_comes_first_in_the_direction_of_the_metric(tmp_path, capsys, m
     assert order() == ['c', 'b', 'a', 'none']
 
 
+def test_seeds_of_before_and_after_a_new_knob_are_one_row(tmp_path):
+    a, b = write_log(tmp_path / 'a', [1]), write_log(tmp_path / 'b', [1], seed=2, cutout=0)
+    c = write_log(tmp_path / 'c', [1], seed=3, cutout=4)
+    assert [len(seeds) for _, seeds in plot.grouped([a, b, c])] == [2, 1]
+
+
 def test_further_columns_are_numbers_of_the_log(tmp_path, capsys, results):
     runs = [write_log(tmp_path / str(seed), [3, 2], seed=seed, test=seed) for seed in (1, 3)]
     columns = ['train.loss', 'test.seconds']
@@ -452,6 +458,20 @@ def test_finished_runs_are_not_repeated_and_the_table_is_of_all(tmp_path, fake, 
     told = capsys.readouterr().out
     assert len(fake) == 6 and told.count('already there') == 6      # made: what failed and the new seed's
     assert told.count('(3)') == 3
+
+
+def test_max_iters_on_the_command_line_sets_the_epochs_of_a_config_aside_here_too(tmp_path, fake):
+    def plan(*same):
+        return ablate.plan([str(ROOT / 'config' / 'train_cifar10_cnn.py')], same, 1, str(tmp_path))
+    ablate.ablate(plan('--max_iters=20'))
+    assert plan('--max_iters=20')[0][-1] is True
+    with pytest.raises(Refused, match='epochs 0.0 there'):
+        plan()
+
+
+def test_what_the_model_refuses_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(Refused, match=r'dropout must be in \[0, 1\), got 1.5'):
+        ablate.plan([STDLIB, 'dropout=0,1.5'], [], 1, str(tmp_path))
 
 
 def test_a_folder_with_another_run_is_refused(tmp_path, fake):

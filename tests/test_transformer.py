@@ -10,7 +10,7 @@ import configurator, data, run, sample, score, search
 from conftest import ROOT, TINY, Process
 from data import bpe
 from models import gpt
-from models.transformer import Attention, Config, Decode, Dropout, Encode, Model, waves
+from models.transformer import Attention, Config, DecoderLayer, Dropout, EncoderLayer, Model, sinusoids
 
 SMALL = dict(vocab_size=11, block_size=12, n_layer=2, n_head=2, n_embd=16, n_hidden=24, dropout=0.0)
 NORMS = ['pre', 'post']
@@ -50,7 +50,7 @@ def near(a, b, tolerance=1e-5):
 
 @torch.no_grad()
 def copy(ours, theirs):
-    """The weights of our Attention, Encode or Decode into torch's."""
+    """The weights of our Attention, EncoderLayer or DecoderLayer into torch's."""
     if isinstance(ours, Attention):
         theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.kv.weight]))
         theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.kv.bias]))
@@ -59,9 +59,9 @@ def copy(ours, theirs):
     copy(ours.attention, theirs.self_attn)
     theirs.linear1.load_state_dict(ours.mlp.fc.state_dict())
     theirs.linear2.load_state_dict(ours.mlp.proj.state_dict())
-    for i in range(1, 4 if isinstance(ours, Decode) else 3):
+    for i in range(1, 4 if isinstance(ours, DecoderLayer) else 3):
         getattr(theirs, f'norm{i}').load_state_dict(getattr(ours, f'add{i}').norm.state_dict())
-    if isinstance(ours, Decode):
+    if isinstance(ours, DecoderLayer):
         copy(ours.cross, theirs.multihead_attn)
     return theirs
 
@@ -80,18 +80,18 @@ def test_attention_is_torchs(n_head, flash):
     x, memory = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
     padding, seen = places(batch()[0])
     expected, weights = theirs(x, memory, memory, key_padding_mask=padding, average_attn_weights=False)
-    kv = ours.remember(memory)
+    kv = ours.keys_values(memory)
     assert near(ours(x, kv, seen), expected) and near(ours.weights(x, kv, seen), weights)
     future = torch.full((5, 5), -torch.inf).triu(1)
     expected = theirs(x, x, x, attn_mask=future, need_weights=False)[0]
-    assert near(ours(x, ours.remember(x), future), expected)
+    assert near(ours(x, ours.keys_values(x), future), expected)
 
 
 @pytest.mark.parametrize('flash', [True, False])
 @pytest.mark.parametrize('norm', NORMS)
 def test_an_encoder_layer_is_torchs_with_its_gradients(norm, flash):
     torch.manual_seed(0)
-    ours = shake(Encode(Config(**SMALL | dict(norm=norm, flash=flash))))
+    ours = shake(EncoderLayer(Config(**SMALL | dict(norm=norm, flash=flash))))
     theirs = nn.TransformerEncoderLayer(16, 2, 24, 0.0, batch_first=True, norm_first=norm == 'pre')
     copy(ours, theirs)
     (padding, seen), x = places(batch()[0]), torch.randn(3, 7, 16)
@@ -108,12 +108,12 @@ def test_an_encoder_layer_is_torchs_with_its_gradients(norm, flash):
 @pytest.mark.parametrize('norm', NORMS)
 def test_a_decoder_layer_is_torchs_with_its_gradients(norm, flash):
     torch.manual_seed(0)
-    ours = shake(Decode(Config(**SMALL | dict(norm=norm, flash=flash))))
+    ours = shake(DecoderLayer(Config(**SMALL | dict(norm=norm, flash=flash))))
     theirs = nn.TransformerDecoderLayer(16, 2, 24, 0.0, batch_first=True, norm_first=norm == 'pre')
     copy(ours, theirs)
     (padding, seen), x, memory = places(batch()[0]), torch.randn(3, 6, 16), torch.randn(3, 7, 16)
     ahead = torch.full((6, 6), -torch.inf).triu(1)
-    found = ours(x, ahead, ours.cross.remember(memory), seen)
+    found = ours(x, ahead, ours.cross.keys_values(memory), seen)
     expected = theirs(x, memory, tgt_mask=ahead, memory_key_padding_mask=padding)
     assert near(found, expected)
     for y in found, expected:
@@ -150,8 +150,8 @@ def test_the_whole_model_is_torchs(norm):
 
 
 def test_waves_are_the_papers_and_go_on_where_they_were():
-    assert near(waves(torch.arange(3, 9), 8), waves(torch.arange(9), 8)[3:])
-    assert waves(torch.arange(2), 4)[1].tolist() == pytest.approx(
+    assert near(sinusoids(torch.arange(3, 9), 8), sinusoids(torch.arange(9), 8)[3:])
+    assert sinusoids(torch.arange(2), 4)[1].tolist() == pytest.approx(
         [math.sin(1), math.cos(1), math.sin(0.01), math.cos(0.01)])
 
 
@@ -428,6 +428,7 @@ def test_a_seed_decides_what_is_drawn(sampled):
 
 @pytest.mark.parametrize('argv, words', [
     (['--stop=x', '--max_new_tokens=9'], 'stop, max_new_tokens: of no use to .*, which makes translations'),
+    (['--num_samples=2'], 'num_samples: of no use to .*, which makes translations'),
     (['--start=a', '--bleu'], 'start .*bleu'), (['--start=a', '--split=val'], 'start .*split'),
     (['--split=tset'], "'tset'.*train, val, test"), (['--out=x.png'], r"\.txt.*'x.png'"),
     (['--beam=-1', '--length_penalty=-1'], 'beam .*got -1\nlength_penalty .*got -1'),

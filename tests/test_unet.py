@@ -46,7 +46,7 @@ def reference(net, x, level=0):
             x = ((x - mean) / (var + 1e-5).sqrt() * weight + bias).clamp(min=0)
         return x
 
-    x, config = block(net.left[level], x), net.config
+    x, config = block(net.encoder[level], x), net.config
     if level == config.depth:
         return x
     H, W = x.shape[2] // 2, x.shape[3] // 2
@@ -62,7 +62,7 @@ def reference(net, x, level=0):
     else:
         y = F.interpolate(y, x.shape[2:], mode='bilinear')
         y = F.conv2d(y, up.conv.weight, up.conv.bias)
-    return block(net.right[config.depth - 1 - level], torch.cat([x, y], 1))
+    return block(net.decoder[config.depth - 1 - level], torch.cat([x, y], 1))
 
 
 @pytest.mark.parametrize('H, W', [(16, 16), (11, 6), (4, 7)])
@@ -83,7 +83,7 @@ def test_each_switch_puts_in_what_it_names(down, up):
     net = make(depth=3, down=down, up=up)
     assert {type(m) for m in net.down} == {{'maxpool': nn.MaxPool2d, 'stride': nn.Conv2d}[down]}
     assert {type(m) for m in net.up} == {{'transpose': nn.ConvTranspose2d, 'upsample': unet.Upsample}[up]}
-    assert len(net.down) == len(net.up) == len(net.right) == len(net.left) - 1 == 3
+    assert len(net.down) == len(net.up) == len(net.decoder) == len(net.encoder) - 1 == 3
     count = {kind: sum(isinstance(m, kind) for m in net.modules())
              for kind in (nn.MaxPool2d, nn.ConvTranspose2d, nn.Conv2d)}
     assert count == {nn.MaxPool2d: 3 * (down == 'maxpool'), nn.ConvTranspose2d: 3 * (up == 'transpose'),

@@ -24,6 +24,7 @@ HOSTS = 'https://thor.robots.ox.ac.uk/datasets/pets/', 'https://www.robots.ox.ac
 IMAGES, ANNOTATIONS = 'images.tar.gz', 'annotations.tar.gz'
 MD5 = {IMAGES: '5c4f3ee8e5d25df40f4fd59a7f44e54c', ANNOTATIONS: '95a8c909bbe2e81eed6a22bccdf3f68f'}
 LISTS = [f'annotations/{name}.txt' for name in ('trainval', 'test')]
+PUBLISHED = 3680, 3669     # pictures of trainval and test
 CODES = 1, 2, 3
 
 
@@ -68,6 +69,9 @@ if __name__ == '__main__':
     files = unpacked(archives[ANNOTATIONS], [*LISTS, 'annotations/trimaps/[!.]*.png'], max_bytes=5e8)
     files |= unpacked(archives[IMAGES], ['images/[!.]*.jpg'], max_bytes=2e9)
     trainval, test = (pairs(files, name) for name in LISTS)
+    if (len(trainval), len(test)) != PUBLISHED:
+        print(f'trainval and test: {len(trainval):,} and {len(test):,} pictures; published are '
+              f'{" and ".join(map("{:,}".format, PUBLISHED))}: no figure compares with published ones')
     rows = picture.draw(len(trainval), round(val * len(trainval)))
     splits = {split: arrays([trainval[i] for i in of]) for split, of in rows.items()}
     splits['test'] = arrays(test)

@@ -52,6 +52,7 @@ HELD = {
     'test': (f'{WMT}14/test-full.tgz', ['test-full/newstest2014-fren-src.en.sgm',       # the source
                                         'test-full/newstest2014-fren-ref.fr.sgm'])}     # the reference
 PUBLISHED = {'val': 3000, 'test': 3003}     # pairs
+EUROPARL = 2_007_723                        # of the whole corpus
 
 
 def plain(member, blob):
@@ -82,11 +83,16 @@ def extract(archive, members):
 
 
 if __name__ == '__main__':
-    globals().update(configurator.read(__file__, sys.argv[1:]).knobs)
+    settings = configurator.read(__file__, sys.argv[1:])
+    globals().update(settings.knobs)
     own = [Path(file) for file in pairs.split(',')] if pairs else []
     asked = [] if own else corpora.split(',')
-    if not {*asked} <= {*CORPORA}:
-        raise Refused(f'--corpora={corpora}: expected some of {",".join(CORPORA)}')
+    if not {*asked} <= {*CORPORA} or len({*asked}) < len(asked):
+        raise Refused(f'--corpora={corpora}: expected some of {",".join(CORPORA)}, each once')
+    idle = ['corpora'] if own else ['val', 'test'] if 'tatoeba' not in asked else []
+    if given := [name for name in idle if name in settings.given]:
+        raise Refused(f'{" and ".join(given)}: of no use with --{"pairs" if own else "corpora"}='
+                      f'{pairs or corpora}')
     if own and (len(own) != 2 or not out or out == 'wmt_enfr' or (data.folder(out) / 'prepare.py').exists()):
         raise Refused(f'--pairs={pairs} --out={out}: expected two files, SOURCE,TARGET, and a new name')
     news = asked not in ([], ['tatoeba'])
@@ -115,7 +121,8 @@ if __name__ == '__main__':
     tokenizer = bpe.train(chain.from_iterable(train()), vocab_size)
     for name, count in counts.items():
         told = ', '.join(f'{n:,} {what}' for what, n in count.most_common())
-        print(f'{name}: {count.total():,} pairs; {told}')
+        print(f'{name}: {count.total():,} pairs; {told}'
+              + f'; published are {EUROPARL:,}' * (name == 'europarl' and count.total() != EUROPARL))
     languages = [file.name.removesuffix('.gz').rsplit('.')[-1] for file in own] or ['en', 'fr']
     options = {'corpora': corpora, 'pairs': pairs, 'val': val, 'test': test, 'vocab_size': vocab_size,
                'max_length': max_length, 'max_ratio': max_ratio}
