@@ -32,8 +32,10 @@ against = ''        # what to time in turns: plain, or a checkout of nanoGPT
 
 def synchronize(device):
     """Wait until the device has done all it was given."""
-    if device != 'cpu':
-        getattr(torch, device.split(':')[0]).synchronize()
+    if device.startswith('cuda'):
+        torch.cuda.synchronize(device)
+    elif device == 'mps':
+        torch.mps.synchronize()
 
 
 def peak(device, dtype):
@@ -55,7 +57,6 @@ class Ours:
     def __init__(self, settings):
         keys = settings.knobs
         asked = (keys[name] for name in ('device', 'dtype', 'compile'))
-        torch.set_float32_matmul_precision('high' if keys['dtype'] != 'float32' else 'highest')
         device, dtype, compile, self.words = configurator.resolve(*asked)
         meta = data.ensure(keys['dataset'], keys['prepare'])
         module = importlib.import_module(f'models.{keys["model"]}')
@@ -70,8 +71,7 @@ class Ours:
         if len(self.split) < keys['batch_size'] or keys['batch_size'] % (keys['micro_batch_size'] or 1):
             raise Refused(f'batch_size {keys["batch_size"]}: expected at most {len(self.split)} rows, and a '
                           f'multiple of micro_batch_size {keys["micro_batch_size"]}')
-        torch.set_num_threads(keys['threads'] or torch.get_num_threads())
-        configurator.keep_memory()
+        configurator.settle(device, dtype, keys['threads'])
         train.seed_noise(keys['seed'], *b'init')
         self.dtype = getattr(torch, dtype)
         self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')

@@ -251,18 +251,24 @@ def explain(kind, error, trace):
     sys.__excepthook__(kind, error, trace)
 
 
+def devices():
+    """The kinds of device that this machine has."""
+    import torch
+    return ['cpu', *['cuda'] * torch.cuda.is_available(), *['mps'] * torch.backends.mps.is_available()]
+
+
 def resolve(device='auto', dtype='auto', compile='auto'):
     """The settings that fit this machine, and why: (device, dtype, compile, words). Raises Refused if the
     device is not here."""
     import torch
-    here = ['cpu', *['cuda'] * torch.cuda.is_available(), *['mps'] * torch.backends.mps.is_available()]
-    why = {}
+    here, why = devices(), {}
     if device == 'auto':
         device = next(kind for kind in ('cuda', 'mps', 'cpu') if kind in here)
         why['device'] = 'no GPU found' if device == 'cpu' else 'found'
     kind, colon, index = device.partition(':')
     count = torch.cuda.device_count() if kind == 'cuda' else 1
-    if kind not in here or colon and not (index.isdecimal() and int(index) < count):
+    index = index if colon else os.environ.get('LOCAL_RANK', '0') if kind == 'cuda' else '0'
+    if kind not in here or not (index.isdecimal() and int(index) < count):
         raise Refused(f'device {device!r} is not here; this machine has {", ".join(here)}')
     if dtype == 'auto':
         native = {'cuda': lambda: torch.cuda.is_bf16_supported(including_emulation=False),
@@ -277,6 +283,21 @@ def resolve(device='auto', dtype='auto', compile='auto'):
                           f'takes a minute and gains little on {kind}')
     chosen = {'device': device, 'dtype': dtype, 'compile': compile}
     return *chosen.values(), ', '.join(f'{k} {v} ({why.get(k, "as asked")})' for k, v in chosen.items())
+
+
+def settle(device, dtype, threads=0):
+    """What torch is told once, before anything runs: so many threads of a CPU (0: as it chooses), and on CUDA
+    TF32 only where float32 is not asked for, the fastest convolutions for the shapes that come, and attention
+    without cuDNN, which plans anew for every length and, in torch 2.11 to 2.13, may give gradients of NaN
+    under a mask (pytorch issue 196678)."""
+    import torch
+    torch.set_num_threads(threads or torch.get_num_threads())
+    keep_memory()
+    if device.startswith('cuda'):
+        torch.set_float32_matmul_precision('highest' if dtype == 'float32' else 'high')
+        torch.backends.cudnn.allow_tf32 = dtype != 'float32'
+        torch.backends.cudnn.benchmark = True           # which deterministic algorithms set aside
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_memory(yes=True):

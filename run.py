@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import configurator
 from configurator import ROOT, Refused
 
 FORMAT = 1
 SCHEMA = {'model': dict, 'keys': dict, 'config': dict, 'step': int}     # what every checkpoint has
 MODES = 'auto', 'scratch', 'resume'                                             # of init_from; else a path
 FIXED = 'model dataset prepare seed batch_size pad_to optimizer'.split()        # decide on shapes and rows
+MACHINE = 'device dtype compile threads'.split()        # where another machine may have to differ
 COMMAND = 'out_dir init_from eval_only eval_split export target verify'.split()  # a command's, never a run's
 
 
@@ -164,11 +166,13 @@ class Run:
             raise Refused(f'{name} is of another run:', *sorted(foreign),
                           f'to begin anew, that run moved aside: {command(init_from="scratch")}',
                           f'to keep both: {command(out_dir=f"{self.path}_2")}')
+        elsewhere = was.get('device', 'cpu').split(':')[0] not in configurator.devices()
+        anew = {key for key in MACHINE if elsewhere or key in settings.given}           # a given 'auto', too
         knobs |= {key: value for key, value in self.checkpoint['keys'].items()
-                  if key in knobs and key not in given and key not in COMMAND}
+                  if key in knobs and not key in {*given, *COMMAND, *anew}}
         settings.fields = self.checkpoint['config'] | {key: fields[key] for key in fields if key in given}
         knobs['init_from'] = was['init_from']               # how the run began; self.mode is this command's
-        return changes.values()
+        return [*changes.values(), *[f'{was["device"]} is not here'] * elsewhere]
 
     def _announce(self, knobs, name, changes):
         """Say what is resumed, or that there is nothing to do."""

@@ -281,10 +281,7 @@ if __name__ == '__main__':
         raise Refused(*str(error).split('\n'))
 
     # The machine and the other processes.
-    torch.set_num_threads(keys['threads'])
-    configurator.keep_memory()
-    if dtype != 'float32':
-        torch.set_float32_matmul_precision('high')
+    configurator.settle(device, dtype, threads)
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
@@ -295,8 +292,9 @@ if __name__ == '__main__':
             torch.cuda.set_device(device)
         store, *_ = next(dist.rendezvous('env://'))
         attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')     # or they meet the dead ones
-        dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo', rank=rank, world_size=world,
-                                store=dist.PrefixStore(attempt, store))
+        gpu = torch.device(device) if device.startswith('cuda') else None
+        dist.init_process_group('nccl' if gpu else 'gloo', store=dist.PrefixStore(attempt, store), rank=rank,
+                                world_size=world, device_id=gpu)
         sys.excepthook = configurator.explain       # torch has put its own around it, which loses its words
         everyone, found = [None] * world, this.checkpoint['step'] if this.checkpoint else 'none'
         mine = keys | dataclasses.asdict(config) | data.hashes(meta) | {'checkpoint': found}
@@ -399,6 +397,7 @@ if __name__ == '__main__':
               versions=run.versions(), data=data.hashes(meta))
     this.say(f'{model} of {parameters / 1e6:.2f} M parameters, {dataset} of {len(train):,} rows; {reasons}')
     if compile:
+        torch._dynamo.config.optimize_ddp = False       # it cuts the graph, and fails on channels_last
         net.compile(fullgraph=True, dynamic=bool(train.ragged))
     wrapped = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if distributed else net
 
@@ -500,10 +499,12 @@ if __name__ == '__main__':
         leave(128 + stopped)
     if best:
         chosen = configurator.build(run.read(this.path / 'best.pt'), device)
+        if channels_last:
+            chosen.to(memory_format=torch.channels_last)
         if 'test' in splits:
             metrics = judge(chosen, 'test')
             if not metrics:
-                raise SystemExit(128 + stopping())      # the same command reads test again
+                leave(128 + stopping())                 # the same command reads test again
             this.log('eval', step=best['step'], split='test', seconds=this.seconds, **metrics)
             this.say(f'test, with the best of val: {run.listed(metrics)}')
         this.say(sample.preview(chosen, meta, splits.get('val', train)))

@@ -14,7 +14,6 @@ n_head = 8
 n_embd = 512
 n_hidden = 128
 block_size = 192
-flash = False           # on a CPU, attention by hand is the faster one
 batch_size = 128
 epochs = 4
 eval_interval = 1000

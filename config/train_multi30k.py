@@ -12,7 +12,6 @@ n_embd = 256
 n_hidden = 1024
 block_size = 128
 dropout = 0.3
-flash = False           # on a CPU, attention by hand is the faster one
 batch_size = 256
 epochs = 14
 eval_interval = 565

@@ -9,7 +9,6 @@ n_layer = 4
 n_head = 2
 n_embd = 128
 block_size = 128
-flash = False       # on a CPU, attention by hand is the faster one
 batch_size = 12
 max_iters = 1250
 eval_interval = 1250

@@ -8,7 +8,6 @@ n_layer = 6
 n_head = 3
 n_embd = 192
 block_size = 256
-flash = False       # on a CPU, attention by hand is the faster one
 batch_size = 6
 max_iters = 1900
 eval_interval = 380

@@ -13,6 +13,7 @@ n_hidden = 2048
 block_size = 256
 dropout = 0.1
 norm = 'post'
+pad_to = 8
 batch_size = 1024
 micro_batch_size = 256
 max_iters = 100000

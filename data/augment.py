@@ -41,7 +41,8 @@ class Augment:
         """`batch` with what was drawn done to its images, fields (B, C, H, W), on their device. `mean` (C,),
         in [0, 1], is the grey of cutout."""
         def place(name, values):
-            return torch.from_numpy(np.ascontiguousarray(drawn[name])).to(values.device)
+            tensor = torch.from_numpy(np.ascontiguousarray(drawn[name]))
+            return tensor.to(values.device, non_blocking=values.is_cuda)
 
         batch = {field: moved(values, *(place(name, values) for name in ('flip', 'zoom', 'shift')),
                               'bilinear' if field == 'image' else 'nearest')
@@ -62,7 +63,8 @@ def moved(images, flip, zoom, shift, mode):
     y = (y - shift[:, :1] * 2 / max(H - 1, 1)) / zoom[:, None]                          # (B, H)
     x = (x - shift[:, 1:] * 2 / max(W - 1, 1)) / zoom[:, None] * (1 - 2 * flip[:, None])        # (B, W)
     origin = torch.stack([x[:, None].expand(B, H, W), y[:, :, None].expand(B, H, W)], 3)
-    return as_before(F.grid_sample(images.float(), origin, mode, 'reflection', align_corners=True), images)
+    origin = 1 - ((origin + 1) % 4 - 2).abs()           # what lies beyond an edge is reflected there
+    return as_before(F.grid_sample(images.float(), origin, mode, align_corners=True), images)
 
 
 def jittered(images, factors):
@@ -82,10 +84,8 @@ def as_before(values, images):
 def cut_out(images, centre, side, mean):
     """Images (B, C, H, W) with a square of `side` pixels about `centre` (B, 2), in [0, 1), of one colour."""
     _, C, H, W = images.shape
-    size = torch.tensor([H, W], device=images.device)
-    first = (centre * size).long() - side // 2                                          # (B, 2), upper left
-    y = torch.arange(H, device=images.device) - first[:, :1]
-    x = torch.arange(W, device=images.device) - first[:, 1:]
+    y = torch.arange(H, device=images.device) - (centre[:, :1] * H).long() + side // 2  # (B, H), its own rows
+    x = torch.arange(W, device=images.device) - (centre[:, 1:] * W).long() + side // 2  # (B, W)
     inside = ((y >= 0) & (y < side))[:, None, :, None] & ((x >= 0) & (x < side))[:, None, None]
-    grey = torch.tensor(mean, device=images.device).mul(255).round().to(images.dtype)
+    grey = torch.tensor(mean).mul(255).round().to(images.device, images.dtype, non_blocking=images.is_cuda)
     return torch.where(inside, grey.view(C, 1, 1), images)

@@ -90,7 +90,7 @@ class Logistic:
         above, below = (away + 0.5 / 255) / scale, (away - 0.5 / 255) / scale
         # sigmoid(above) - sigmoid(below) = sigmoid(above) sigmoid(-below) (1 - exp(below - above)): no small
         # difference of large numbers. In the outer bins one edge is infinite, and two factors are 1.
-        first, last = x == -0.5, x == 0.5
+        first, last = x < -0.499, x > 0.499     # -0.5 and 0.5, but for rounding
         return (F.logsigmoid(above).masked_fill(last, 0) + F.logsigmoid(-below).masked_fill(first, 0)
                 + torch.log(-torch.expm1(-1 / 255 / scale)).masked_fill(first | last, 0))
 

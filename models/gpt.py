@@ -25,7 +25,8 @@ class Config:
     n_embd: int = 192               # width of the residual stream
     dropout: float = 0.0            # of what each block adds and of the embedding, a share
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # how a position is told
-    flash: bool = True              # scaled_dot_product_attention; False: attention as the paper writes it
+    flash: Literal['auto', True, False] = 'auto'    # scaled_dot_product_attention; False: attention as the
+                                    # paper writes it, on a CPU the faster one; auto: so there alone
     tie: bool = False               # one matrix for embedding and output
     label_smoothing: float = 0.0    # share of the target spread over the vocabulary; not in the reported loss
 
@@ -76,7 +77,8 @@ class Attention(nn.Module):
         if past is not None:                                    # the cache: of S tokens, the last T are new
             past[0, :, :, -T:], past[1, :, :, -T:] = k, v
             k, v = past                                                                 # (B, nh, S, hs)
-        y = (F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None) if self.config.flash
+        flash = x.is_cuda if self.config.flash == 'auto' else self.config.flash
+        y = (F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None) if flash
              else self.weights(q, k, bias) @ v)
         return self.proj(y.transpose(1, 2).reshape(B, T, -1))
 

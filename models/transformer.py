@@ -29,7 +29,8 @@ class Config:
     dropout: float = 0.1            # of the embeddings and of what each sub-layer adds, a share
     norm: Literal['pre', 'post'] = 'pre'    # where LayerNorm stands: before a sub-layer, or after as of 2017
     tie: bool = True                # one matrix for source, target and output
-    flash: bool = True              # scaled_dot_product_attention; False: attention as the paper writes it
+    flash: Literal['auto', True, False] = 'auto'    # scaled_dot_product_attention; False: attention as the
+                                    # paper writes it, on a CPU the faster one; auto: so there alone
     label_smoothing: float = 0.1    # share of the target spread over the vocabulary; not in the reported loss
 
     def __post_init__(self):
@@ -88,7 +89,8 @@ class Attention(nn.Module):
         return (q / math.sqrt(q.size(-1)) @ kv[0].mT + bias).softmax(-1).to(q.dtype)        # equation (1)
 
     def forward(self, x, kv, bias):
-        y = (F.scaled_dot_product_attention(self.queries(x), *kv, bias) if self.config.flash
+        flash = x.is_cuda if self.config.flash == 'auto' else self.config.flash
+        y = (F.scaled_dot_product_attention(self.queries(x), *kv, bias) if flash
              else self.weights(x, kv, bias) @ kv[1])
         return self.proj(y.transpose(1, 2).flatten(2))
 

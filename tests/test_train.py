@@ -314,6 +314,23 @@ def test_weight_decay_may_change_on_resume(launch, toy, tmp_path):
     assert code == 0 and max(losses(tmp_path / 'a')) == 25, text
 
 
+def test_a_run_moves_to_a_machine_without_its_device(launch, toy, tmp_path):
+    argv = f'--dataset={toy}', f'--out_dir={tmp_path}/a'
+    assert launch('train.py', *TINY, *argv)[0] == 0
+    path = tmp_path / 'a/last.pt'
+    state = run.read(path)
+    state['keys'] |= {'device': 'xla:1', 'dtype': 'float16', 'compile': True}
+    run.write(path, state)
+    code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=25')
+    assert code == 0 and 'xla:1 is not here' in text and max(losses(tmp_path / 'a')) == 25, text
+    assert run.read(path)['keys']['dtype'] != 'float16'
+    state = run.read(path)
+    state['keys'] |= {'compile': True}
+    run.write(path, state)
+    code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=30', '--compile=auto')
+    assert code == 0 and run.read(path)['keys']['compile'] is False, text
+
+
 def test_a_foreign_run_is_refused_with_both_ways_out(launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
     assert launch('train.py', *argv)[0] == 0
@@ -405,5 +422,5 @@ def test_every_config_trains(launch, toy, tmp_path, config):
         tokenizer = bpe.train(sum(lines, []), 260)
         pairs.save(str(path), {'train': lines, 'val': lines[:3], 'test': lines[:2]}, tokenizer, ['en', 'fr'])
     code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
-                        '--max_iters=2', '--eval_interval=1', '--target=0', *SHRINK[model])
+                        '--max_iters=2', '--eval_interval=1', '--target=0', '--device=cpu', *SHRINK[model])
     assert code == 0 and run.read(tmp_path / 'a/last.pt')['done'], text
