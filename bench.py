@@ -62,7 +62,10 @@ class Ours:
         module = importlib.import_module(f'models.{keys["model"]}')
         known = {field.name for field in dataclasses.fields(module.Config)}
         info = {key: value for key, value in meta['info'].items() if key in known}
-        self.config, self.keys, self.device = module.Config(**settings.fields | info), keys, device
+        try:
+            self.config, self.keys, self.device = module.Config(**settings.fields | info), keys, device
+        except ValueError as error:
+            raise Refused(*str(error).split('\n'))
         arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
         self.progress = {'progress': torch.tensor(0.5, device=device)} if 'progress' in arguments else {}
         self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],

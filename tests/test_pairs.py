@@ -293,10 +293,18 @@ def test_a_corpus_that_cannot_be_had_is_an_error(prepare, corpora):
     assert f'wmt_enfr/{name} could not be obtained' in text and 'Three ways out' in text
 
 
-@pytest.mark.parametrize('corpora', ['', 'europarl,', 'europal', 'newstest2013', 'europarl tatoeba'])
+@pytest.mark.parametrize('corpora', ['', 'europarl,', 'europal', 'newstest2013', 'europarl tatoeba',
+                                     'tatoeba,tatoeba'])
 def test_a_corpus_that_is_none_is_refused(prepare, corpora):
     text = prepare('wmt_enfr', {}, f'--corpora={corpora}', code=2)
     assert f'--corpora={corpora}: expected some of europarl,commentary' in text
+
+
+@pytest.mark.parametrize('argv, words', [
+    (['--pairs=a.en,b.fr', '--corpora=tatoeba'], 'corpora: of no use with --pairs=a.en,b.fr'),
+    (['--corpora=newstest', '--val=0.5'], 'val: of no use with --corpora=newstest')])
+def test_options_of_no_use_are_refused(prepare, argv, words):
+    assert words in prepare('wmt_enfr', {}, *argv, code=2)
 
 
 @pytest.mark.parametrize('changed, words', [

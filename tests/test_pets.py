@@ -67,6 +67,7 @@ def test_the_official_lists_become_three_splits(prepare, tmp_path):
     found = {split: numbers(fields) for split, fields in splits.items()}
     assert sorted(found['train'] + found['val']) == [*range(20)] and found['test'] == [*range(20, 25)]
     assert '18 + 2 + 5 pictures of 3 x 8 x 8; 0 of val and 0 of test' in text
+    assert 'trainval and test: 20 and 5 pictures; published are 3,680 and 3,669: no figure compares' in text
     info = meta['info']
     assert (info['codes'], info['n_class'], info['size']) == ([1, 2, 3], 4, [8, 8])
     assert meta['options'] == {'size': 8, 'val': 0.1}

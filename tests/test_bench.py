@@ -1,0 +1,79 @@
+"""bench.py: that it tells every part of a step, takes turns with a rival, and refuses what it cannot time."""
+import re, subprocess, sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bench
+from conftest import TINY
+from test_augment import pictures
+
+SMALL = '--batch_size=8', '--device=cpu', '--dtype=float32', '--flip=random', '--shift=2', '--steps=2'
+CNN = '--model=cnn', '--width=4', *SMALL
+UNET = '--model=unet', '--width=4', '--depth=2', *SMALL
+
+
+def keys(*argv):
+    """Where `Ours` would have it: a model of these arguments on its data."""
+    return bench.Ours(bench.configurator.read(bench.ROOT / 'train.py', [a for a in argv if 'steps' not in a],
+                                              bench.ROOT / 'config' / 'train_stdlib.py'))
+
+
+def photos(path):
+    """A data set of pictures and masks, whose files are in its raw/ as well: picture i is of the colour i."""
+    pictures(path)
+    for folder in 'images', 'annotations/trimaps':
+        (path / 'raw' / folder).mkdir(parents=True)
+    for i in range(16):
+        image, mask = np.full((20, 30, 3), 10 * i, np.uint8), np.full((20, 30), 1 + i % 3, np.uint8)
+        Image.fromarray(image).save(path / f'raw/images/{i:02}.jpg', quality=95)
+        Image.fromarray(mask).save(path / f'raw/annotations/trimaps/{i:02}.png')
+
+
+def test_the_parts_of_a_step_are_its_time(launch, toy):
+    code, text = launch('bench.py', *TINY, f'--dataset={toy}', '--steps=3')
+    assert code == 0, text
+    whole, *parts = (float(n) for n in re.findall(r'([\d.]+) ms', text))
+    assert len(parts) == 3 and sum(parts) == pytest.approx(whole, rel=0.5)      # medians do not add up
+    assert re.search(r'[\d.]+ GFLOP a step: \d+% of a matrix product', text)
+
+
+@pytest.mark.parametrize('argv', [CNN, UNET], ids=['labels', 'masks'])
+def test_a_plain_loop_takes_turns(tmp_path, argv):
+    photos(tmp_path / 'x')
+    told = subprocess.run([sys.executable, bench.ROOT / 'bench.py', *argv, f'--dataset={tmp_path}/x',
+                           '--against=plain'], capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0 and 'plain, in turns: ' in told.stdout, told.stderr
+    assert 'loss to minimise' in told.stdout and not told.stderr
+
+
+def test_a_picture_is_moved_with_its_mask_and_one_in_two_is_mirrored(tmp_path):
+    photos(tmp_path / 'x')
+    loaded = bench.Files(keys(*UNET, f'--dataset={tmp_path}/x'))
+    assert len(loaded) == 16
+    for i in range(16):
+        image, mask = loaded[i]
+        assert image.shape == (3, 12, 12) and mask.shape == (1, 12, 12) and image.dtype == torch.uint8
+        assert abs(int(image[0, 6, 6]) - 10 * i) <= 2 and mask[0, 6, 6] == 1 + i % 3
+        beyond = mask[0] == 0                       # what the padding moved in, of both
+        assert beyond.sum() <= 44 and (image[:, beyond] == 0).all()
+    plain = bench.Pictures(keys(*CNN, '--shift=0', f'--dataset={tmp_path}/x'))
+    mirrored = [torch.equal(plain[0][0], plain.images[0].flip(2)) for _ in range(64)]
+    assert 16 < sum(mirrored) < 48
+
+
+@pytest.mark.parametrize('argv, words', [
+    (['--steps=0'], 'steps must be at least 1, got 0'), (['--batch_size=41'], 'expected at most 40 rows'),
+    (['--micro_batch_size=3'], 'a multiple of micro_batch_size 3'),
+    (['--against=nowhere'], 'expected a checkout of nanoGPT'), (['--width=0'], 'width must be at least 1')])
+def test_what_cannot_be_timed_is_refused(launch, tmp_path, argv, words):
+    pictures(tmp_path / 'x')
+    code, text = launch('bench.py', *CNN, f'--dataset={tmp_path}/x', *argv)
+    assert code == 2 and words in text and 'Traceback' not in text, text
+
+
+def test_plain_is_of_pictures(launch, toy):
+    code, text = launch('bench.py', *TINY, f'--dataset={toy}', '--against=plain')
+    assert code == 2 and 'expected a model of images and labels or masks, got gpt' in text, text
