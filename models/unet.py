@@ -161,22 +161,26 @@ class Model(nn.Module):
 
     def forward(self, image, mask):
         """Sums over images (B, C, H, W) uint8 and their masks (B, 1, H, W), codes: the loss to minimise,
-        images, bce, Dice, which is 1 for nothing found where nothing is, and numbers of pixels."""
+        images, bce, Dice, which is 1 for nothing found where nothing is, that of a constant answer, and
+        numbers of pixels."""
         logits, target = self.logits(image), self.target(mask)
         nll, soft = bce(logits, target), dice(logits, target)                           # (B,)
         loss = {'bce': nll, 'dice': soft, 'bce+dice': nll + soft}[self.config.objective].sum()
         found = logits > 0
         both, either = (x.sum((1, 2, 3)).float() for x in (found & target, found | target))    # (B,)
         hard = torch.where(either > 0, 2 * both / (both + either), 1.0)
+        share = target.float().mean((1, 2, 3))
         return {'loss': loss, 'count': torch.full_like(loss, len(image)), 'nll': nll.sum(),
-                'dice': hard.sum(), 'both': both.sum(), 'either': either.sum(),
+                'dice': hard.sum(), 'constant': (2 * share / (1 + share)).sum(), 'both': both.sum(),
+                'either': either.sum(),
                 'correct': (found == target).sum().float(), 'foreground': target.sum().float(),
                 'pixels': torch.full_like(loss, target.numel())}
 
     def metrics(self, total):
-        """bce in nats; the mean Dice of the images; of all pixels of the set the IoU of the foreground, the
-        accuracy and the share of foreground, which for the answer `all is foreground` are one number."""
+        """bce in nats; the mean Dice of the images, and what it is for the answer `all is foreground`; of all
+        pixels of the set the IoU of the foreground, the accuracy, and the share of foreground, which is the
+        IoU and the accuracy of that answer."""
         name = 'foreground' if 0 in self.config.codes else self.config.foreground
         return {'loss': total['nll'] / total['count'], 'dice': total['dice'] / total['count'],
-                'iou': total['both'] / total['either'], 'accuracy': total['correct'] / total['pixels'],
-                f'{name}_share': total['foreground'] / total['pixels']}
+                'constant_dice': total['constant'] / total['count'], 'iou': total['both'] / total['either'],
+                'accuracy': total['correct'] / total['pixels'], f'{name}_share': total['foreground'] / total['pixels']}

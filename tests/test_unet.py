@@ -214,6 +214,9 @@ def test_metrics_are_the_worked_examples_however_the_images_are_shared(cut):
 def test_a_constant_answer_has_the_share_as_its_accuracy_and_iou():
     metrics = measured(make(), [[[1, 1, 1, 1]]] * 5, TRUE)
     assert metrics['accuracy'] == metrics['iou'] == metrics['pet_share'] == 8 / 20
+    assert metrics['dice'].item() == pytest.approx(metrics['constant_dice'].item())
+    other = measured(make(), FOUND, TRUE, [slice(None, 2), slice(2, None)])
+    assert other['constant_dice'].item() == pytest.approx(metrics['constant_dice'].item())
 
 
 @pytest.mark.parametrize('objective', ['bce', 'dice', 'bce+dice'])
