@@ -183,4 +183,5 @@ class Model(nn.Module):
         name = 'foreground' if 0 in self.config.codes else self.config.foreground
         return {'loss': total['nll'] / total['count'], 'dice': total['dice'] / total['count'],
                 'constant_dice': total['constant'] / total['count'], 'iou': total['both'] / total['either'],
-                'accuracy': total['correct'] / total['pixels'], f'{name}_share': total['foreground'] / total['pixels']}
+                'accuracy': total['correct'] / total['pixels'],
+                f'{name}_share': total['foreground'] / total['pixels']}
