@@ -203,11 +203,11 @@ def translate(net, sources, beam=4, length_penalty=0.6, choose=search.greedy, ba
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     for some in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
         src = [torch.tensor(sources[i], device=device) for i in some]
-        most = torch.tensor([2 * len(ids) + 10 for ids in src], device=device)
-        most = most.clamp(max=net.config.block_size)
+        length = torch.tensor([2 * len(ids) + 10 for ids in src], device=device)
+        max_length = length.clamp(max=net.config.block_size)
         step = search.writer(net, pad_sequence(src, batch_first=True), cache)
-        found = ([ids for _, ids in beam_search(step, most, beam, length_penalty)] if beam
-                 else search.write(step, most, choose))
+        found = ([ids for _, ids in beam_search(step, max_length, beam, length_penalty)]
+                 if beam else search.write(step, max_length, choose))
         for i, ids in zip(some, found):
             targets[i] = ids
     return targets
