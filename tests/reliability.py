@@ -26,7 +26,7 @@ FAULTS = {      # parts of the names of the tests that inject it
         ['a_run_learns_and_leaves', 'a_foreign_run', 'best_without_a_last', 'finishes_meanwhile'],
     'disk full: at a checkpoint, the last one, the log, in preparation; a place that cannot be written':
         ['a_full_disk_costs', 'failing_final_save', 'a_log_that_cannot', 'on_a_full_disk',
-         'a_place_that_cannot'],
+         'a_place_that_cannot', 'refuses_is_told'],
     'checkpoint: each of its bits flipped': ['every_single_bit'],
     'checkpoint: cut after each of its bytes': ['every_cut_is_found_in'],
     'checkpoint: last.pt, or both, or a named one damaged':
@@ -53,8 +53,8 @@ FAULTS = {      # parts of the names of the tests that inject it
     'processes that disagree': ['ranks_that_disagree'],
     'the compiler fails, or is not there': ['where_the_compiler_fails', 'without_a_compiler'],
     'nobody reads the output, or it goes to a full disk': ['nobody_reads_on', 'closed_pipe'],
-    'another folder, a path with spaces and accents, no locale; read-only data':
-        ['another_place', 'read_only'],
+    'another folder, a path with spaces and accents, no locale; read-only data; another machine':
+        ['another_place', 'read_only', 'moves_to_a_machine'],
     'a clock that stands still or jumps': ['a_clock']}
 
 
