@@ -1,6 +1,6 @@
 """ResNet-50 (He et al. 2015, table 1) with a 3 x 3 stem on CIFAR-10, 23.5 M parameters, for one GPU.
 
-Not run: no GPU was at hand.
+Not run: no GPU was at hand. On two CPU cores with bfloat16 a step takes 8.1 s: results/cifar10.md.
 """
 dataset = 'cifar10'
 flip = 'alternating'
