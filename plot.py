@@ -110,6 +110,8 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
     many = colormaps['viridis'](np.linspace(0, 0.9, len(groups)))
     for colour, (cells, seeds) in zip(COLOURS if len(groups) <= len(COLOURS) else many, groups):
         label = [f'{key} {value}' for key, value in cells.items()]
+        if len(', '.join(label)) > 80:          # there would be no room for the curves
+            label = [seeds[0]['run']]
         label += [f'{len(seeds)} seeds ± std'] * (len(seeds) > 1)
         where, mean, std = series(seeds, splits[0], what, x)
         axes.plot(where, mean, color=colour, label=', '.join(label), marker='.' if len(where) < 30 else '')

@@ -1,10 +1,12 @@
 """ResNet-18 (He et al. 2015, table 1) with a 3 x 3 stem on CIFAR-10, 11.2 M parameters.
 
-Not run yet.
+`--epochs=9 --eval_interval=783 --shift=2 --cutout=0`: 93.0 % of test (one run) in 34 minutes on two CPU cores
+with bfloat16, in 3.2 GB: results/cifar10.md. All 20 epochs: not run yet.
 """
 dataset = 'cifar10'
 flip = 'alternating'
-shift = 2
+shift = 4
+cutout = 8
 channels_last = True
 
 model = 'resnet'
@@ -12,8 +14,8 @@ arch = 'resnet18'
 label_smoothing = 0.2
 tta = 'flip'
 batch_size = 512
-epochs = 9
-eval_interval = 783
+epochs = 20
+eval_interval = 870
 
 optimizer = 'muon'
 learning_rate = 2e-2

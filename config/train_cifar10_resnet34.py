@@ -4,7 +4,8 @@ Not run: no GPU was at hand. On two CPU cores with bfloat16 a step takes 4.9 s: 
 """
 dataset = 'cifar10'
 flip = 'alternating'
-shift = 2
+shift = 4
+cutout = 8
 channels_last = True
 
 model = 'resnet'

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 import ablate, configurator, plot, run, sample
 from configurator import Refused
@@ -134,6 +135,16 @@ def test_what_is_not_finite_is_a_gap(tmp_path):
     one = write_log(tmp_path / 'a', [5, None, 2])
     assert np.isnan(plot.series([one], 'val', 'loss', 'step')[1]).tolist() == [False, True, False]
     assert plot.summary(one)['best'] == 2
+
+
+def test_a_configuration_of_many_differences_is_called_by_its_folder(tmp_path, monkeypatch):
+    labels, plotted = [], Axes.plot
+    monkeypatch.setattr(Axes, 'plot', lambda *a, **k: labels.append(k.get('label')) or plotted(*a, **k))
+    many = {f'a_key_of_some_length_{i}': i for i in range(5)}
+    runs = [write_log(tmp_path / 'few', [3, 2]), write_log(tmp_path / 'many', [3, 2])]
+    runs[1]['keys'] |= many
+    plot.curves(runs, out=str(tmp_path / 'x.png'))
+    assert str(tmp_path / 'many') in labels
 
 
 @pytest.mark.parametrize('options', [{}, {'x': 'seconds'}, {'x': 'epoch', 'log': 'y'},
