@@ -38,9 +38,9 @@ def opened(path, augment=None, fields=('image', 'mask', 'label')):
 # --- what is done to a picture
 
 def moved(image, flip, shift, zoom, smooth):
-    """One picture (C, H, W), mirrored if `flip`, `zoom` times as large, moved down and right by `shift`, pixel
-    by pixel: what is nearest to where it came from or, if `smooth`, between the four that are. All around the
-    picture are its reflections."""
+    """One picture (C, H, W), mirrored if `flip`, `zoom` times as large, moved down and right by `shift`. Of
+    each pixel: what is nearest to where it came from or, if `smooth`, between the four that are. All around
+    the picture are its reflections."""
     _, H, W = image.shape
     image = np.flip(image, 2) if flip else image
     around = np.pad(image, ((0, 0), (4 * H, 4 * H), (4 * W, 4 * W)), mode='reflect')
