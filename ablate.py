@@ -99,7 +99,7 @@ def launch(arguments, folder):
     return code
 
 
-def ablate(runs, name='', columns=()):
+def ablate(runs, name='', columns=''):
     """Make the planned `runs` that are not finished, then a table of all, those that failed included."""
     if name:
         plot.frame(name)        # if results/NAME.md cannot take the table, say so now rather than in hours
@@ -128,5 +128,4 @@ if __name__ == '__main__':
     own = [a for a in sys.argv[1:] if a[:2] != '--' or a[2:].partition('=')[0] in keys]
     settings = configurator.read(__file__, own, words=True)
     globals().update(settings.knobs)
-    ablate(plan(settings.files, [a for a in sys.argv[1:] if a not in own], seeds, out_dir), name,
-           list(filter(None, columns.split(','))))
+    ablate(plan(settings.files, [a for a in sys.argv[1:] if a not in own], seeds, out_dir), name, columns)

@@ -296,7 +296,7 @@ def settle(device, dtype, threads=0):
     if device.startswith('cuda'):
         torch.set_float32_matmul_precision('highest' if dtype == 'float32' else 'high')
         torch.backends.cudnn.allow_tf32 = dtype != 'float32'
-        torch.backends.cudnn.benchmark = True           # which deterministic algorithms set aside
+        torch.backends.cudnn.benchmark = True           # train.py's deterministic unsets it
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 

@@ -350,14 +350,14 @@ def texts(cells, runs, of, baseline, columns):
     return line
 
 
-def tabulate(rows, name='', compare=False, columns=()):
+def tabulate(rows, name='', compare=False, columns=''):
     """Print a table, best first, of rows: [({column: value} to begin with, runs)]; with a name, keep it too.
 
-    compare: a column of differences to the first row. columns: further ones, 'test.X', 'val.X' or 'train.X'
-    for any number X in the log, of train its median. A row of no runs is of dashes. What all runs share is
-    told once, beneath. Raises Refused, nothing written, if a run was never evaluated or results/NAME.md has
-    no place for the table, or a column is of nothing that was logged."""
-    around = frame(name) if name else ()
+    compare: a column of differences to the first row. columns: further ones, such as 'test.X,train.Y' for
+    any numbers X and Y in the log, of train their medians. A row of no runs is of dashes. What all runs
+    share is told once, beneath. Raises Refused, nothing written, if a run was never evaluated, if
+    results/NAME.md has no place for the table, or if a column is of nothing that was logged."""
+    around, columns = frame(name) if name else (), [column for column in columns.split(',') if column]
     rows = [(cells, [summary(r) for r in runs]) for cells, runs in rows]
     goals = {r['metric']: r['goal'] for _, runs in rows for r in runs}
     of, baseline = ' or '.join(goals), rows[0][1] if compare else []
@@ -410,8 +410,7 @@ if __name__ == '__main__':
     paths = list(dict.fromkeys(map(Path, settings.files)))
     if table or name:
         tabulate([({'run': seeds[0]['run'] + f' +{len(seeds) - 1}' * (len(seeds) > 1), **cells}, seeds)
-                  for cells, seeds in grouped([*map(read, paths)])], name,
-                 columns=list(filter(None, columns.split(','))))
+                  for cells, seeds in grouped([*map(read, paths)])], name, columns=columns)
     elif what not in ('confusion', 'reliability', 'attention'):
         curves([*map(read, paths)], what, x, log, out)
     elif len(paths) > 1:

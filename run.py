@@ -169,7 +169,7 @@ class Run:
         elsewhere = was.get('device', 'cpu').split(':')[0] not in configurator.devices()
         anew = {key for key in MACHINE if elsewhere or key in settings.given}           # a given 'auto', too
         knobs |= {key: value for key, value in self.checkpoint['keys'].items()
-                  if key in knobs and not key in {*given, *COMMAND, *anew}}
+                  if key in knobs and key not in {*given, *COMMAND, *anew}}
         settings.fields = self.checkpoint['config'] | {key: fields[key] for key in fields if key in given}
         knobs['init_from'] = was['init_from']               # how the run began; self.mode is this command's
         return [*changes.values(), *[f'{was["device"]} is not here'] * elsewhere]

@@ -51,13 +51,13 @@ def writer(net, src, cache=True):
     `src` of each; parents (N,): the row of the previous call that each extends by one token.
 
     The encoder runs once; with the cache, the decoder reads the newest token alone."""
-    memory, seen = net.encode(src)
+    memory, padding = net.encode(src)
     past = now = mine = mask = None
 
     def step(tokens, parents, sources):
         nonlocal past, now, mine, mask
         if now is None or not torch.equal(now, sources):        # a parent is for the same source
-            now, mine, mask = sources, [kv[:, sources] for kv in memory], seen[sources]
+            now, mine, mask = sources, [kv[:, sources] for kv in memory], padding[sources]
         if not cache:
             return net.decode(tokens, mine, mask)[:, -1]
         past = [kv[:, parents] for kv in past] if past else [kv[:, :, :, :0] for kv in mine]

@@ -285,6 +285,7 @@ if __name__ == '__main__':
     if deterministic:
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
         torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False          # another run may find another one faster
     distributed = 'RANK' in os.environ
     if distributed:
         if device == 'cuda':
@@ -397,7 +398,7 @@ if __name__ == '__main__':
               versions=run.versions(), data=data.hashes(meta))
     this.say(f'{model} of {parameters / 1e6:.2f} M parameters, {dataset} of {len(train):,} rows; {reasons}')
     if compile:
-        torch._dynamo.config.optimize_ddp = False       # it cuts the graph, and fails on channels_last
+        torch._dynamo.config.optimize_ddp = False       # one graph, not one for each bucket
         net.compile(fullgraph=True, dynamic=bool(train.ragged))
     wrapped = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if distributed else net
 
