@@ -23,7 +23,8 @@ class Config:
     arch: Literal['resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet18', 'resnet34', 'resnet50'] = (
         'resnet20')                 # a row of the table below
     label_smoothing: float = 0.0    # share of the target spread over the classes; not in the reported loss
-    tta: Literal['none', 'flip'] = 'none'   # in evaluation: logits averaged with those of the mirrored image
+    tta: Literal['none', 'flip', 'crop'] = 'none'   # in evaluation: logits averaged with the mirror image's;
+                                    # crop: and with those of both moved by a pixel, up left and down right
 
     def __post_init__(self):
         problems = [f'{name} must be at least 1, got {getattr(self, name)}'
@@ -144,10 +145,13 @@ class Model(nn.Module):
     def logits(self, image):
         """(B, C, H, W) uint8 -> (B, n_class) float32."""
         x = (image / 255 - self.mean) / self.std
-        y = self.look(x)
-        if self.config.tta == 'flip' and not self.training:
-            y = (y + self.look(x.flip(3))) / 2
-        return y
+        views, tta = [x], 'none' if self.training else self.config.tta
+        if tta == 'crop':
+            x = F.pad(x, (1, 1, 1, 1), 'reflect')
+            views += [x[:, :, 2:, 2:], x[:, :, :-2, :-2]]
+        if tta != 'none':
+            views += [x.flip(3) for x in views]
+        return sum(map(self.look, views)) / len(views)
 
     def forward(self, image, label):
         """Sums over images (B, C, H, W) uint8 and labels (B,): negative log likelihood in nats, images, those

@@ -217,9 +217,10 @@ def test_the_mirrored_image_counts_in_evaluation_alone(name):
     assert not torch.allclose(both.logits(image), plain.logits(image), atol=1e-2)
 
 
+@pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
-def test_crops_are_the_image_and_its_two_shifts_each_mirrored():
-    plain, crops, image = make('cnn').eval(), make('cnn', tta='crop').eval(), images(5)
+def test_crops_are_the_image_and_its_two_shifts_each_mirrored(name):
+    plain, crops, image = make(name).eval(), make(name, tta='crop').eval(), images(5)
     n = image.size(3)
     pixels = [1, *range(n), n - 2]                      # reflected at the border
     views = [image[:, :, pixels[i:i + n]][:, :, :, pixels[i:i + n]] for i in (1, 2, 0)]
