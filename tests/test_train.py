@@ -233,17 +233,32 @@ def test_evaluations_change_no_training_loss(launch, toy, tmp_path):
     assert losses(tmp_path / '5') == losses(tmp_path / '50')
 
 
-def test_ranks_and_micro_batches_give_the_same_run(launch, toy, tmp_path):
+@pytest.fixture
+def pairs(tmp_path):
+    """Sequences of 1 to 12 ids, each followed by its end, whose target is the same backwards."""
+    rng, splits = np.random.default_rng(0), {}
+    for name, n in ('train', 90), ('val', 13):      # 13: by twos 7 batches, of which two ranks do 4 and 3
+        rows = [rng.integers(2, 11, rng.integers(1, 13)) for _ in range(n)]
+        splits[name] = {'src': [[*row, 1] for row in rows], 'tgt': [[*row[::-1], 1] for row in rows]}
+    data.save(str(tmp_path / 'pairs'), splits, kinds={'src': 'ragged', 'tgt': 'ragged'},
+              info={'vocab_size': 11}, tokenizer=None)
+    return str(tmp_path / 'pairs')
+
+
+@pytest.mark.parametrize('kind', ['toy', 'pairs'])
+def test_ranks_and_micro_batches_give_the_same_run(launch, request, tmp_path, kind):
+    model = {'toy': 'gpt', 'pairs': 'transformer'}[kind]
     for name, ranks, size in ('whole', 0, 8), ('2x4', 0, 4), ('8x1', 0, 1), ('ranks', 2, 4), ('both', 2, 2):
-        code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--micro_batch_size={size}',
-                            f'--out_dir={tmp_path}/{name}', ranks=ranks)
+        code, text = launch('train.py', *TINY, f'--dataset={request.getfixturevalue(kind)}',
+                            f'--model={model}', f'--micro_batch_size={size}', f'--out_dir={tmp_path}/{name}',
+                            ranks=ranks)
         assert code == 0, text
     whole = losses(tmp_path / 'whole')
     assert len(whole) == 20
     for name in '2x4', '8x1', 'ranks', 'both':
         assert losses(tmp_path / name) == pytest.approx(whole, abs=1e-5), name
-    a, b = (events(tmp_path / name, 'eval')[-1]['loss'] for name in ('whole', 'ranks'))
-    assert a == pytest.approx(b, abs=1e-5)
+        ours, val = (events(tmp_path / run, 'eval')[-1]['loss'] for run in (name, 'whole'))
+        assert ours == pytest.approx(val, abs=1e-5), name
 
 
 def test_torchrun_itself(toy, tmp_path):
