@@ -254,8 +254,7 @@ def attention(path, start, layer=-1, out='plot.png'):
     does not translate."""
     import torch
     from data.tokenizer import load
-    from sample import translate
-    from search import END
+    from search import END, translate
     checkpoint = run.read(run.find(path))
     net, tokenizer = configurator.build(checkpoint), load(checkpoint['tokenizer'])
     if not (tokenizer and hasattr(net, 'attention') and hasattr(net, 'encode')):

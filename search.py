@@ -5,6 +5,7 @@ that says what is likely next. Whatever is such a function, a toy of a test too,
 """
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 END = 1         # the id that ends a target; 0 stands before it and, as padding, after it
 
@@ -127,3 +128,22 @@ def beam_search(step, max_length, width=4, length_penalty=0.6):
         tokens, parents = tokens[hopeful].flatten(0, 1), parents[hopeful].flatten()
         sources = going.repeat_interleave(log_p.size(1))
     return list(zip(best.tolist(), targets))
+
+
+@torch.inference_mode()
+def translate(net, sources, beam=4, length_penalty=0.6, choose=greedy, batch_size=64, cache=True):
+    """A target for each of `sources`, lists of S ids with their end: lists of ids, without, of at most 2 S +
+    10 tokens. beam 0: token by token, by `choose`: (N, V) logits -> (N,) ids. Unless it draws, each is as if
+    it were the only one."""
+    device, targets = next(net.parameters()).device, [None] * len(sources)
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    for some in (order[i:i + batch_size] for i in range(0, len(order), batch_size)):
+        src = [torch.tensor(sources[i], device=device) for i in some]
+        length = torch.tensor([2 * len(ids) + 10 for ids in src], device=device)
+        max_length = length.clamp(max=net.config.block_size)
+        step = writer(net, pad_sequence(src, batch_first=True), cache)
+        found = ([ids for _, ids in beam_search(step, max_length, beam, length_penalty)]
+                 if beam else write(step, max_length, choose))
+        for i, ids in zip(some, found):
+            targets[i] = ids
+    return targets

@@ -226,7 +226,8 @@ def found(canvas, picture):
 def test_a_grid_shows_every_pixel_and_frames_the_mistakes(tmp_path, C, H, W):
     images = np.random.default_rng(0).integers(0, 256, (7, C, H, W)).astype('u1')
     true, predicted = [0, 1, 2, 3, 0, 1, 2], [0, 1, 3, 3, 0, 0, 2]
-    sample.labelled(images, true, predicted, [0.5] * 7, CLASSES, 'title', tmp_path / 'x.png')
+    captions = sample.verdicts(images, true, predicted, [0.5] * 7, CLASSES)
+    sample.tiles(images, captions, 'title', tmp_path / 'x.png')
     canvas, places = pixels(tmp_path / 'x.png'), []
     for image, t, p in zip(images, true, predicted):
         y, x, h, w = found(canvas, image[:3] if C > 1 else image.repeat(3, 0))
@@ -249,8 +250,9 @@ def test_a_caption_tells_class_and_probability_and_a_mistake_what_it_is(tmp_path
         return text(self, x, y, s, **style)
     monkeypatch.setattr(Figure, 'text', listen)
     names = ['an apple', r'$\x$', 'a name much longer than a picture is wide']
-    sample.labelled(np.zeros((3, 3, 8, 8), np.uint8), [0, 1, 2], [0, 0, 2], [0.986, 0.5, 1.0], names,
-                    'the title', tmp_path / 'x.png')
+    images = np.zeros((3, 3, 8, 8), np.uint8)
+    captions = sample.verdicts(images, [0, 1, 2], [0, 0, 2], [0.986, 0.5, 1.0], names)
+    sample.tiles(images, captions, 'the title', tmp_path / 'x.png')
     long = next(word for word in words if '…' in word)
     assert long.startswith('a name much') and long.endswith('… 100%') and len(long) < 30
     assert words == ['the title', 'an apple 99%', '✗ an apple 50%', r'is $\x$', long]
@@ -380,6 +382,7 @@ def test_a_file_that_is_no_picture_is_refused_in_a_line(eye, sampled, tmp_path, 
     (['--start=x.png', '--out=y.png'], 2, 'out is for rows'),
     (['--start=x.png', '--split=val'], 2, 'split and bleu are for rows'),
     (['--num_samples=401'], 2, 'num_samples must be from 0 to 400 in a grid, got 401'),
+    (['--start=x.png', '--num_samples=2'], 2, 'num_samples: of no use to a picture of your own'),
     (['--temperature=1', '--top_k=3'], 2, 'temperature, top_k: of no use to run, which makes classes')])
 def test_what_cannot_be_is_refused_in_words(eye, sampled, tmp_path, argv, code, message):
     (tmp_path / 'folder.png').mkdir(), (tmp_path / 'folder.jsonl').mkdir()

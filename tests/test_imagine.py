@@ -114,6 +114,11 @@ def test_more_images_than_there_are_are_refused(drawn):
         drawn(grid='reconstruct', num_samples=31)
 
 
+def test_a_split_of_fewer_images_than_a_grid_has_is_drawn_whole(drawn):
+    images, captions, _ = drawn(grid='reconstruct', split='val')
+    assert len(images) == len(captions) == 10
+
+
 def test_grids_are_written(trained, launch, tmp_path):
     for grid in 'prior', 'wrong_label':
         code, text = launch('sample.py', '--out_dir=vae', f'--grid={grid}', '--device=cpu', cwd=tmp_path)
@@ -138,6 +143,8 @@ def test_a_judge_of_other_data_is_refused(trained, launch, tmp_path):
     save(tmp_path / 'stranger', 'cnn', trained[2], tmp_path / 'other')
     code, text = launch('sample.py', '--out_dir=vae', '--judge=stranger', '--device=cpu', cwd=tmp_path)
     assert code == 2 and 'stranger was trained on other data than vae' in text, text
+    code, text = launch('sample.py', '--out_dir=vae', '--judge=judge', '--grid=style', cwd=tmp_path)
+    assert code == 2 and text == 'grid: of no use to a judge\n'
 
 
 def test_a_probe_finds_what_is_linear_and_nothing_in_noise():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-import ablate, configurator, plot, run, sample
+import ablate, configurator, plot, run, search
 from configurator import Refused
 from conftest import ROOT, until
 from data import bpe
@@ -544,7 +544,7 @@ def test_attention_is_the_models_with_tokens_on_the_axes(translator, monkeypatch
     plot.attention(translator, 'a dog runs', layer)
     net, tokenizer = configurator.load(translator), load(run.read(translator / 'best.pt')['tokenizer'])
     src = [*tokenizer.encode('a dog runs'), 1]
-    tgt = [*sample.translate(net, [src], beam=1)[0], 1]
+    tgt = [*search.translate(net, [src], beam=1)[0], 1]
     maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))
     cross, *heads = kept[0].axes
     assert np.allclose(cross.images[0].get_array(), maps['cross'][layer, 0].mean(0), atol=1e-6)

@@ -231,6 +231,10 @@ def test_a_terminal_shows_the_same_text(made, argv):
     assert made('--start=abc', *argv, env={'PATCH': 'test_sample.terminal'}) == made('--start=abc', *argv)
 
 
+def test_text_that_nobody_reads_to_its_end_is_no_bug(made):
+    assert made('--start=abc', env={'PATCH': 'test_configurator.nobody_reads'}) == ''
+
+
 def test_no_tokens_are_just_the_prompt(made):
     assert made('--start=abc', '--max_new_tokens=0') == 'abc\n'
     assert made('--start=abc', '--max_new_tokens=0', '--num_samples=2') == f'abc{RULE}abc\n'

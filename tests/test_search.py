@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-import sample, search
+import search
 from models.transformer import Config, Model
 
 END, V = search.END, 4
@@ -189,29 +189,29 @@ def net():
 @pytest.mark.parametrize('beam', [0, 1, 4, 30])
 def test_neither_the_cache_nor_what_stands_beside_it_changes_a_translation(net, beam, flash, monkeypatch):
     monkeypatch.setattr(net.config, 'flash', flash)
-    found = sample.translate(net, SOURCES, beam)
+    found = search.translate(net, SOURCES, beam)
     for options in dict(cache=False), dict(batch_size=1), dict(batch_size=3, cache=False), dict(batch_size=4):
-        assert sample.translate(net, SOURCES, beam, **options) == found, options
-    assert sample.translate(net, SOURCES[::-1], beam) == found[::-1]
+        assert search.translate(net, SOURCES, beam, **options) == found, options
+    assert search.translate(net, SOURCES[::-1], beam) == found[::-1]
     assert len({*map(tuple, found)}) > 5 and len({*map(len, found)}) > 3
 
 
 def test_a_translation_by_token_is_the_arg_max_of_the_logits(net):
-    greedy = sample.translate(net, SOURCES, beam=0)
+    greedy = search.translate(net, SOURCES, beam=0)
     for src, ids in zip(SOURCES, greedy):
         best = net.logits(torch.tensor([src]), torch.tensor([[*ids, END]]))[0].argmax(-1).tolist()
         assert best[:-1] == ids and (best[-1] == END or len(ids) + 1 == min(2 * len(src) + 10, 16))
-    assert sample.translate(net, SOURCES, beam=1) == greedy != sample.translate(net, SOURCES, beam=4)
+    assert search.translate(net, SOURCES, beam=1) == greedy != search.translate(net, SOURCES, beam=4)
 
 
 def test_a_beam_finds_what_is_likelier(net):
     def score(src, ids):
         logits = net.logits(torch.tensor([src]), torch.tensor([[*ids, END]])).log_softmax(-1)
         return logits[0, range(len(ids) + 1), [*ids, END]].sum().item()
-    greedy, wide = (sample.translate(net, SOURCES, beam, length_penalty=0) for beam in (1, 8))
+    greedy, wide = (search.translate(net, SOURCES, beam, length_penalty=0) for beam in (1, 8))
     gains = [score(src, b) - score(src, a) for src, a, b in zip(SOURCES, greedy, wide)]
     assert sum(gains) > 0.01
 
 
 def test_no_sources_are_no_targets(net):
-    assert sample.translate(net, []) == sample.translate(net, [], beam=0) == []
+    assert search.translate(net, []) == search.translate(net, [], beam=0) == []

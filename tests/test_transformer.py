@@ -387,7 +387,7 @@ def test_what_was_learnt_by_heart_is_translated_to_the_letter(trained, options):
     net = configurator.load(trained / 'run')
     tokenizer = data.tokenizer.load(run.read(trained / 'run/best.pt')['tokenizer'])
     sources = [[*tokenizer.encode(src), search.END] for src, _ in KNOWN]
-    found = sample.translate(net, sources, **options)
+    found = search.translate(net, sources, **options)
     assert [tokenizer.decode(ids) for ids in found] == [tgt for _, tgt in KNOWN]
 
 
