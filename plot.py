@@ -14,13 +14,17 @@ and holds the command that made it.
 """
 import json, re, shlex, sys
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import numpy as np
+import torch
 
-import configurator, run
+import configurator, run, search
 from configurator import ROOT, Refused
+from data.tokenizer import load
 
 # --- a picture
 what = 'loss'           # any number in the lines of log.jsonl; or confusion, reliability, attention
@@ -37,6 +41,7 @@ columns = ''            # with further columns: test.accuracy,train.rows_per_sec
 LABELS = {'loss': 'loss (nats)', 'objective': 'objective (nats)', 'lr': 'learning rate',
           'grad_norm': 'gradient norm', 'rows_per_second': 'rows per second', 'memory': 'memory (bytes)'}
 COLOURS = '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000'   # Okabe & Ito 2008
+SPLITS = 'train', 'val', 'test'
 FACTS = 'metric', 'seed', 'steps', 'parameters', 'machine', 'commit', 'torch'   # columns where they differ
 BEGIN, END = '<!-- plot.py writes from here -->', '<!-- to here; the rest is yours -->'
 
@@ -56,21 +61,29 @@ def read(path):
     if not begun:
         raise Refused(f'{file} is empty: no run began there', code=3)
     now = begun[-1]     # a run is what it was last resumed as, of all machines and revisions on the way
-    keys = {key: value for key, value in (now['keys'] | now['config']).items()
-            if key not in run.COMMAND or key == 'init_from' and value not in run.MODES}
-    train, val, test = ([line for line in lines if (line.get('event'), line.get('split')) == kind]
-                        for kind in (('train', None), ('eval', 'val'), ('eval', 'test')))
-    for line in val if train else ():
-        line.setdefault('epoch', line['step'] * train[0]['epoch'] / train[0]['step'])
     knobs = configurator.declared(configurator.ROOT / 'train.py')       # some did not exist yet
-    keys = {name: knob.default for name, knob in knobs.items() if name not in run.COMMAND} | keys
-    machines = [f'{line["processes"]} x ' * (line['processes'] > 1) + line['machine'] for line in begun]
-    commits = [line['versions']['git'] or 'unknown' for line in begun]
+    keys = {name: knob.default for name, knob in knobs.items()} | now['keys'] | now['config']
+    keys = {key: value for key, value in keys.items()
+            if key not in run.COMMAND or key == 'init_from' and value not in run.MODES}
+    machines = (f'{line["processes"]} x ' * (line['processes'] > 1) + line['machine'] for line in begun)
+    commits = (line['versions']['git'] or 'unknown' for line in begun)
+    splits = {name: [line for line in lines if line.get('split', line.get('event')) == name]
+              for name in SPLITS}
     return {'run': str(path), 'seed': keys.pop('seed'), 'keys': keys, 'parameters': now['parameters'],
-            'machine': ', '.join(dict.fromkeys(machines)), 'commit': ', '.join(dict.fromkeys(commits)),
-            'torch': now['versions']['torch'], 'steps': max(line.get('step', 0) for line in lines),
-            'seconds': max(line.get('seconds', 0) for line in lines),
-            'train': train, 'val': val, 'test': test}
+            'machine': distinct(machines), 'commit': distinct(commits), 'torch': now['versions']['torch'],
+            'steps': max(line.get('step', 0) for line in lines),
+            'seconds': max(line.get('seconds', 0) for line in lines)} | splits
+
+
+def distinct(values):
+    """'a, b' of a, b, a."""
+    return ', '.join(dict.fromkeys(map(str, values)))
+
+
+def numbers(lines):
+    """{name: its values} of whatever `lines` of a log hold as single numbers."""
+    names = dict.fromkeys(name for line in lines for name in line if isinstance(line[name], (int, float)))
+    return {name: [line[name] for line in lines if line.get(name) is not None] for name in names}
 
 
 def grouped(runs):
@@ -95,15 +108,11 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
     none; of seeds the mean in a band of one standard deviation. Raises Refused, nothing written, if a run has
     not logged it."""
     from matplotlib import colormaps
-
-    def logged(r, *splits):
-        numbers = (line.items() for split in splits for line in r[split])
-        return {key for items in numbers for key, value in items if isinstance(value, (int, float))}
-
-    splits = [split for split in ('val', 'train') if all({what, x} <= logged(r, split) for r in runs)]
+    splits = [split for split in ('val', 'train') if all({what, x} <= {*numbers(r[split])} for r in runs)]
     if not splits:
-        lacking = ', '.join(r['run'] for r in runs if not {what, x} <= logged(r, 'val', 'train'))
-        known = ', '.join(sorted(set.intersection(*(logged(r, 'val', 'train') for r in runs))))
+        logged = {r['run']: {*numbers(r['val'] + r['train'])} for r in runs}
+        lacking = ', '.join(name for name, known in logged.items() if not {what, x} <= known)
+        known = ', '.join(sorted(set.intersection(*logged.values())))
         raise Refused(f'no {what} over {x} in {lacking or "all runs"}; there is {known or "nothing"}', code=3)
     figure, groups = sheet(8, 4.8), grouped(runs)
     axes = figure.subplots()
@@ -126,8 +135,7 @@ def curves(runs, what='loss', x='step', log='none', out='plot.png'):
     for letter, axis in ('x', axes.xaxis), ('y', axes.yaxis):
         if letter in log:
             axes.set(**{f'{letter}scale': 'log'})
-            axis.set_major_formatter(plain)
-            axis.set_minor_formatter(plain)
+            axis.set(major_formatter=plain, minor_formatter=plain)
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(alpha=0.2, which='both')
     if len(runs) > 1:
@@ -159,13 +167,22 @@ def series(seeds, split, what, x):
     """(x, mean of `what`, its standard deviation), each (n,), over the steps that all `seeds` have. x is a
     mean as well: no two seeds take the same seconds. A single seed deviates by 0. Raises Refused if there is
     no such step."""
-    points = [{line['step']: (line[x], line[what]) for line in r[split] if what in line} for r in seeds]
+    points = [{line['step']: (line[x], line[what]) for line in r[split] if {what, x} <= line.keys()}
+              for r in seeds]
     steps = sorted(set.intersection(*map(set, points)))
     if not steps:
         raise Refused(f'no step of {split} {what} in common: {", ".join(r["run"] for r in seeds)}', code=3)
     values = np.array([[of[step] for step in steps] for of in points], float)   # (seeds, n, 2); null is nan
-    where, mean = values.mean(0).T
-    return where, mean, values[..., 1].std(0, ddof=1) if len(seeds) > 1 else np.zeros(len(steps))
+    return *values.mean(0).T, values[..., 1].std(0, ddof=len(seeds) > 1)
+
+
+def heatmap(axes, shares, rows, columns, title, size):
+    """Draw a matrix of shares, 0 white and 1 blue, with the names of its `rows` and `columns`, of a font of
+    `size` points, beneath a title."""
+    axes.imshow(shares, 'Blues', vmin=0, vmax=1)
+    axes.set_xticks(range(len(columns)), columns, rotation=90, size=size, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, size=size, parse_math=False)
+    axes.set_title(title, loc='left', size=size + 2)
 
 
 def confusion(r, out='plot.png'):
@@ -175,27 +192,25 @@ def confusion(r, out='plot.png'):
     found = [line for line in r['val'] + r['test'] if 'confusion' in line]
     if not found:
         raise Refused(f'no confusion in {r["run"]}: only a classifier\'s evaluation logs one', code=3)
-    count = np.array(found[-1]['confusion'])            # (n, n), rows true, columns predicted
+    line = found[-1]
+    count = np.array(line['confusion'])                 # (n, n), rows true, columns predicted
     share, n = count / np.maximum(count.sum(1, keepdims=True), 1), len(count)
     try:
         names = run.read(run.find(r['run'])).get('info', {}).get('classes', [])
     except Refused:                                     # the log is enough, but for the names
         names = []
-    few = n <= 12
-    side = max(5, 2 + n * (0.5 if few else 0.3))
+    names = names if len(names) == n else range(n)
+    side = max(5, 2 + 0.4 * n)
     figure = sheet(side, side)
     axes = figure.subplots()
-    axes.imshow(share, 'Blues', vmin=0, vmax=1)
-    for i, j in zip(*np.nonzero(count + few)):          # zeros of many classes would only crowd
-        axes.text(j, i, f'{count[i, j]:.0f}', size=8 if few else 6, ha='center', va='center',
-                  color='white' if share[i, j] > 0.5 else 'black' if count[i, j] else 'silver')
-    labels = names if len(names) == n else [*map(str, range(n))]
-    axes.set_xticks(range(n), labels, rotation=90, parse_math=False)
-    axes.set_yticks(range(n), labels, parse_math=False)
+    title = f'{r["keys"]["model"]} on {r["keys"]["dataset"]}, {line["split"]} at step {line["step"]:,}'
+    title += f'\n{count.trace():,.0f} of {count.sum():,.0f} right'
+    heatmap(axes, share, names, names, title, 8)
     axes.set(xlabel='predicted', ylabel='true')
-    axes.set_title(f'{r["keys"]["model"]} on {r["keys"]["dataset"]}, {found[-1]["split"]} at step '
-                   f'{found[-1]["step"]:,}\n{count.trace():,.0f} of {count.sum():,.0f} right', loc='left',
-                   size='medium')
+    for (i, j), rows in np.ndenumerate(count):
+        if rows or n <= 12:                             # zeros of many classes would only crowd
+            colour = 'white' if share[i, j] > 0.5 else 'black' if rows else 'silver'
+            axes.text(j, i, f'{rows:.0f}', size=8, color=colour, ha='center', va='center')
     keep(figure, out)
 
 
@@ -213,33 +228,33 @@ def calibration(correct, confidence, bins=15):
 def reliability(path, out='plot.png', bins=15):
     """Draw accuracy over confidence, in bins, from the lines that sample.py wrote into a file (of a run's
     folder: into test.jsonl); beneath, how many rows are so confident. Raises Refused if there are no such."""
-    file, correct, confidence = path / 'test.jsonl' if path.is_dir() else path, [], []
+    file, rows = path / 'test.jsonl' if path.is_dir() else path, []
     try:
         for line in file.read_text(encoding='utf-8').splitlines():
             row = json.loads(line)
             share = row['probabilities'][row['predicted']]
             if not 0 < share <= 1:
                 raise ValueError
-            correct.append(row['true'] == row['predicted'])
-            confidence.append(share)
+            rows.append((row['true'] == row['predicted'], share))
     except OSError as error:
         raise Refused(f'{file}: {error.strerror}',
                       f'to make it: python sample.py --out_dir={file.parent} --out={file}', code=3)
     except (ValueError, LookupError, TypeError):
-        raise Refused(f'{file}:{len(correct) + 1} is no line of probabilities from sample.py', code=3)
-    if not correct:
+        raise Refused(f'{file}:{len(rows) + 1} is no line of probabilities from sample.py', code=3)
+    if not rows:
         raise Refused(f'{file} is empty', code=3)
+    correct, confidence = np.transpose(rows)
     kept, n, accuracy, sure, gap = calibration(correct, confidence, bins)
     figure = sheet(5.5, 6.5)
     above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     above.plot([0, 1], [0, 1], '--', color='grey', label='perfectly calibrated')
     above.vlines(sure, sure, accuracy, color=COLOURS[1], linewidth=3, alpha=0.5, label='gap', zorder=1)
     above.plot(sure, accuracy, 'o-', color=COLOURS[0], clip_on=False, label=f'one of {bins} bins')
-    below.bar(kept / bins, n / len(correct), 1 / bins, align='edge', color=COLOURS[0], edgecolor='white')
+    below.bar(kept / bins, n / len(rows), 1 / bins, align='edge', color=COLOURS[0], edgecolor='white')
     above.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy')
     below.set(xlabel='confidence', ylabel='share of rows')
-    means = f'accuracy {np.mean(correct):.4f}, mean confidence {np.mean(confidence):.4f}'
-    above.set_title(f'{file.name}: expected calibration error {gap:.4f}\n{len(correct):,} rows, {means}',
+    means = f'accuracy {correct.mean():.4f}, mean confidence {confidence.mean():.4f}'
+    above.set_title(f'{file.name}: expected calibration error {gap:.4f}\n{len(rows):,} rows, {means}',
                     loc='left', size='medium')
     above.legend(frameon=False, fontsize='small')
     for axes in above, below:
@@ -252,9 +267,6 @@ def attention(path, start, layer=-1, out='plot.png'):
     """Translate `start` greedily and draw who looked at whom in one layer: where its heads together took each
     token of the translation from, then every head of the three attentions. Raises Refused if the run's model
     does not translate."""
-    import torch
-    from data.tokenizer import load
-    from search import END, translate
     checkpoint = run.read(run.find(path))
     net, tokenizer = configurator.build(checkpoint), load(checkpoint['tokenizer'])
     if not (tokenizer and hasattr(net, 'attention') and hasattr(net, 'encode')):
@@ -262,25 +274,19 @@ def attention(path, start, layer=-1, out='plot.png'):
     if not start or not -net.config.n_layer <= layer < net.config.n_layer:
         raise Refused(f'--start={start} --layer={layer}: expected a sentence, and a layer below '
                       f'{net.config.n_layer}')
-    src = [*tokenizer.encode(start)[:net.config.block_size - 1], END]
-    tgt = [*translate(net, [src], beam=1)[0], END]
+    src = [*tokenizer.encode(start)[:net.config.block_size - 1], search.END]
+    tgt = [*search.translate(net, [src], beam=1)[0], search.END]
     maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))
     read, made = ([tokenizer.decode([i]).replace(' ', '·') or 'end' for i in ids] for ids in (src, tgt))
     given = ['start', *made[:-1]]           # what the decoder has read where it makes each token
-    kinds = ('cross', made, read), ('encoder', read, read), ('decoder', made, given)
     heads = net.config.n_head
     figure = sheet(max(2.4 * heads, 5), 12)
     above, below = figure.subfigures(2, height_ratios=(4, 7))
-    together = maps['cross'][layer, 0].mean(0)
-    panels = [(above.subplots(), together, made, read, 'cross, the mean of all heads', 9)]
+    heatmap(above.subplots(), maps['cross'][layer, 0].mean(0), made, read, 'cross, the mean of all heads', 9)
+    kinds = ('cross', made, read), ('encoder', read, read), ('decoder', made, given)
     for row, (kind, queries, keys) in zip(below.subplots(3, heads, squeeze=False), kinds):
-        panels += [(axes, weights, queries, keys, f'{kind}, head {i + 1}', 5)
-                   for i, (axes, weights) in enumerate(zip(row, maps[kind][layer, 0]))]
-    for axes, weights, queries, keys, title, size in panels:
-        axes.imshow(weights, 'Blues', vmin=0, vmax=1)
-        axes.set_xticks(range(len(keys)), keys, rotation=90, size=size, parse_math=False)
-        axes.set_yticks(range(len(queries)), queries, size=size, parse_math=False)
-        axes.set_title(title, size=size + 2)
+        for i, axes in enumerate(row):
+            heatmap(axes, maps[kind][layer, 0, i], queries, keys, f'{kind}, head {i + 1}', 5)
     figure.suptitle(f'{start}\n{tokenizer.decode(tgt)}', parse_math=False)
     keep(figure, out)
 
@@ -289,8 +295,8 @@ def attention(path, start, layer=-1, out='plot.png'):
 
 def summary(r):
     """What a table and results/NAME.json say of a run: its facts, the metric that its model monitors, the
-    best of it on val, and the log's lines for that evaluation and for test. Raises Refused if it was never
-    evaluated."""
+    best of it on val, and the numbers of that evaluation and of test, of train their medians. Raises Refused
+    if it was never evaluated."""
     model = r['keys']['model']
     try:
         metric, goal = import_module(f'models.{model}').Model.monitor
@@ -300,15 +306,9 @@ def summary(r):
     if not evaluated:
         raise Refused(f'{r["run"]} has no evaluation on val yet', code=3)
     best = (min if goal == 'min' else max)(evaluated, key=lambda line: line[metric])
-    facts = {key: value for key, value in r.items() if key not in ('train', 'val', 'test')}
-    val, test = ({key: value for key, value in line.items() if not isinstance(value, list)}     # no confusion
-                 for line in (best, r['test'][-1] if r['test'] else {}))
-    numbers = [{key: value for key, value in line.items() if type(value) in (int, float)}
-               for line in r['train']]
-    train = {key: float(np.median([line[key] for line in numbers if key in line]))
-             for key in dict.fromkeys(key for line in numbers for key in line)}
-    return facts | {'metric': metric, 'goal': goal, 'best': best[metric], 'step': best['step'], 'val': val,
-                    'test': test, 'train': train}
+    lines = ('train', r['train']), ('val', [best]), ('test', r['test'][-1:])
+    medians = {split: {name: median(of) for name, of in numbers(some).items()} for split, some in lines}
+    return r | {'metric': metric, 'goal': goal, 'best': best[metric], 'step': best['step']} | medians
 
 
 def spread(values, digits):
@@ -328,25 +328,11 @@ def rank(row):
     return (0, runs[0]['metric'], mean(runs) * (1 if runs[0]['goal'] == 'min' else -1)) if runs else (1,)
 
 
-def texts(cells, runs, of, baseline, columns):
-    """A row of a table as {column: text}: of `runs`, whose metric is called `of`, compared with those of
-    `baseline`, with further `columns`."""
-    line = {key: str(value) for key, value in cells.items()}
-    if not runs:
-        return line
-    for column, fact in ('at step', 'step'), *zip(FACTS, FACTS):
-        line[column] = ', '.join(dict.fromkeys(str(r[fact]) for r in runs))
-    line['parameters'] = f'{runs[0]["parameters"]:,}'
-    line['seconds'] = spread([r['seconds'] for r in runs], 0)
-    line[f'val {of}'] = f'{spread([r["best"] for r in runs], 4)} ({len(runs)})'
-    for column, (split, _, key) in ((f'test {of}', ('test', '.', runs[0]['metric'])),
-                                    *((column, column.partition('.')) for column in columns)):
-        values = [r.get(split, {}).get(key) for r in runs]
-        if None not in values:
-            line[column] = spread(values, 4 if abs(values[0]) < 100 else 0)
-    if baseline and runs is not baseline and runs[0]['metric'] == baseline[0]['metric']:
-        line['difference'] = f'{mean(runs) - mean(baseline):+.4f}'
-    return line
+def measured(runs, column):
+    """'mean ± std' of a column such as test.accuracy; '-' unless all `runs` have logged it."""
+    split, _, number = column.partition('.')
+    values = [r[split].get(number) if split in SPLITS else None for r in runs]
+    return '-' if None in values else spread(values, 4 if abs(values[0]) < 100 else 0)
 
 
 def tabulate(rows, name='', compare=False, columns=''):
@@ -356,24 +342,34 @@ def tabulate(rows, name='', compare=False, columns=''):
     any numbers X and Y in the log, of train their medians. A row of no runs is of dashes. What all runs
     share is told once, beneath. Raises Refused, nothing written, if a run was never evaluated, if
     results/NAME.md has no place for the table, or if a column is of nothing that was logged."""
-    around, columns = frame(name) if name else (), [column for column in columns.split(',') if column]
+    before, after = frame(name) if name else ('', '')
+    columns = [column for column in columns.split(',') if column]
     rows = [(cells, [summary(r) for r in runs]) for cells, runs in rows]
     goals = {r['metric']: r['goal'] for _, runs in rows for r in runs}
     of, baseline = ' or '.join(goals), rows[0][1] if compare else []
     rows.sort(key=rank)
-    lines = [texts(*row, of, baseline, columns) for row in rows]
-    header = [*dict.fromkeys(key for cells, _ in rows for key in cells),
-              f'val {of}', 'difference', 'at step', f'test {of}', *columns, 'seconds', *FACTS]
-    found = {key: list(dict.fromkeys(line[key] for line in lines if key in line)) for key in header}
-    if nowhere := [column for column in columns if not found[column]]:
+    groups = [runs for _, runs in rows if runs]         # the rows without runs are the last
+    texts = {key: [str(cells.get(key, '-')) for cells, _ in rows] for cells, _ in rows for key in cells}
+    texts |= {f'val {of}': [f'{spread([r["best"] for r in runs], 4)} ({len(runs)})' for runs in groups],
+              'difference': [f'{mean(runs) - mean(baseline):+.4f}'
+                             if runs is not baseline and runs[0]['metric'] in {r['metric'] for r in baseline}
+                             else '-' for runs in groups],
+              'at step': [distinct(r['step'] for r in runs) for runs in groups],
+              f'test {of}': [measured(runs, f'test.{runs[0]["metric"]}') for runs in groups],
+              **{column: [measured(runs, column) for runs in groups] for column in columns},
+              'seconds': [spread([r['seconds'] for r in runs], 0) for runs in groups],
+              **{fact: [distinct(r[fact] for r in runs) for runs in groups] for fact in FACTS},
+              'parameters': [f'{runs[0]["parameters"]:,}' for runs in groups]}
+    empty = [column for column in texts if {*texts[column]} <= {'-'}]
+    if nowhere := [column for column in columns if column in empty]:
         raise Refused(f'no run has logged {", ".join(nowhere)}')
-    shared = [key for key in FACTS if len(found[key]) == 1]
-    header = [key for key in header if found[key] and key not in shared]
-    grid = [header, *([line.get(key, '-') for key in header] for line in lines)]
+    shared = {fact: texts[fact][0] for fact in FACTS if len({*texts[fact]}) == 1}
+    header = [column for column in texts if column not in empty and column not in shared]
+    grid = [header, *zip_longest(*(texts[column] for column in header), fillvalue='-')]
     notes = [f'val {metric}: {LABELS.get(metric, metric)} over the whole split, the {goal}imum of a run\'s '
              'evaluations; mean ± standard deviation (runs)' for metric, goal in goals.items()]
     notes += ['seconds: wall clock from the start of the process, evaluation included',
-              '; '.join(f'{key} {found[key][0]}' for key in shared if key != 'metric')]
+              '; '.join(f'{fact} {text}' for fact, text in shared.items() if fact != 'metric')]
 
     widths = [max(map(len, column)) for column in zip(*grid)]
     print(*('  '.join(map(str.ljust, row, widths)).rstrip() for row in grid), '', *notes, sep='\n')
@@ -385,7 +381,7 @@ def tabulate(rows, name='', compare=False, columns=''):
         file = ROOT / 'results' / f'{name}.json'
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(facts, indent=1) + '\n', encoding='utf-8')
-        file.with_suffix('.md').write_text(made.join(around), encoding='utf-8')
+        file.with_suffix('.md').write_text(before + made + after, encoding='utf-8')
         print(f'wrote {file} and {file.with_suffix(".md").name}')
 
 

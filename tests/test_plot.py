@@ -25,8 +25,8 @@ def write_log(folder, losses, seed=1, test=None, more=(), **keys):
     lines = [{'event': 'config', 'step': 0, 'keys': keys, 'config': config, 'parameters': 1234,
               'machine': 'a lathe', 'processes': 1, 'versions': {'torch': '2.13', 'git': 'abc'}}]
     for i, loss in enumerate(losses, 1):
-        at = {'step': 10 * i, 'loss': loss, 'seconds': seed + i}
-        lines += [{'event': 'train', **at, 'epoch': i / 2, 'lr': 0.1 / i},
+        at = {'step': 10 * i, 'epoch': i / 2, 'loss': loss, 'seconds': seed + i}
+        lines += [{'event': 'train', **at, 'lr': 0.1 / i},
                   {'event': 'eval', **at, 'split': 'val'}]
     if test is not None:
         lines.append({'event': 'eval', 'step': 10, 'split': 'test', 'loss': test, 'seconds': 99.0})
@@ -351,9 +351,12 @@ def test_further_columns_are_numbers_of_the_log(tmp_path, capsys, results):
     medians = [np.median([line['loss'] for line in r['train']]) for r in runs]
     assert cells['train.loss'] == f'{np.mean(medians):.4f} ± {np.std(medians, ddof=1):.4f}'
     assert cells['test.seconds'] == '99.0000 ± 0.0000'
-    with pytest.raises(Refused, match='logged train.lost'):
-        plot.tabulate([({'row': 'a'}, runs)], 'x', columns=f'{columns},train.lost')
+    for wrong in 'train.lost', 'val.event', 'keys.seed', 'lost':
+        with pytest.raises(Refused, match=f'logged {wrong}$'):
+            plot.tabulate([({'row': 'a'}, runs)], 'x', columns=f'{columns},{wrong}')
     assert not list(results.glob('x*'))
+    plot.tabulate([({'row': 'a'}, runs)], columns='seconds')        # which is there anyway
+    assert capsys.readouterr().out.split('\n')[0].count('seconds') == 1
 
 
 def test_a_model_that_is_gone_is_refused(tmp_path):
