@@ -27,12 +27,15 @@ COMMAND = 'out_dir init_from eval_only eval_split export target verify'.split() 
 # --- checkpoints
 
 def inspect(path):
-    """Raise ValueError or zipfile's errors unless a checkpoint's bytes are those that were written."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()                 # every member's checksum
-        for member in archive.infolist():
-            if damaged or member.external_attr & 0x10:      # a member turned folder reads as empty, unnoticed
-                raise ValueError(f'{damaged or member.filename} is damaged')
+    """Raise ValueError unless a checkpoint's bytes are those that were written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()             # every member's checksum
+            for member in archive.infolist():
+                if damaged or member.external_attr & 0x10:  # a member turned folder reads as empty, unnoticed
+                    raise ValueError(f'{damaged or member.filename} is damaged')
+    except (zipfile.BadZipFile, EOFError) as error:         # what is cut
+        raise ValueError(str(error))
 
 
 def read(path):
@@ -41,21 +44,22 @@ def read(path):
     try:
         inspect(path)
         state = torch.load(path, map_location='cpu', weights_only=True)
-        found = state['format']
-        for key, kind in SCHEMA.items() if found == FORMAT else ():
-            if not isinstance(state[key], kind):
-                raise ValueError(f'{key}: expected {kind.__name__}, found {type(state[key]).__name__}')
-        state['keys']['model'], state['tokenizer']
+        if state['format'] == FORMAT:
+            for key, kind in SCHEMA.items():
+                if not isinstance(state[key], kind):
+                    raise ValueError(f'{key}: expected {kind.__name__}, found {type(state[key]).__name__}')
+            state['keys']['model'], state['tokenizer']
     except Exception as error:                      # damage may show itself in any way
-        reason = (str(error).strip().splitlines() or [''])[0]
+        reason = str(error).strip().split('\n')[0]
         raise Refused(f'{path} is not a whole checkpoint of nanozoo ({type(error).__name__}: {reason})')
-    if found != FORMAT:
-        raise Refused(f'{path} is of format {found}, this code reads {FORMAT}')
+    if state['format'] != FORMAT:
+        raise Refused(f'{path} is of format {state["format"]}, this code reads {FORMAT}')
     return state
 
 
 def write(path, state):
-    """Put `state` into a file, all of it or nothing. Raises OSError or RuntimeError, the old file intact."""
+    """Put `state` into a file, all of it or nothing. Raises OSError, RuntimeError or ValueError, the old file
+    intact."""
     path = Path(path)
     temporary, previous = path.with_name(f'{path.name}.tmp'), path.with_name(f'{path.name}.previous')
     try:
@@ -83,8 +87,7 @@ def write(path, state):
 def find(path):
     """The file that `path` means: itself, or a run folder's best.pt, else its last.pt. Raises Refused."""
     path = Path(path)
-    files = [path / 'best.pt', path / 'last.pt'] if path.is_dir() else [path]
-    for file in files:
+    for file in (path / 'best.pt', path / 'last.pt') if path.is_dir() else (path,):
         if file.exists():
             return file
     runs = ', '.join(sorted(str(file.parent) for file in Path('out').glob('*/last.pt')))
@@ -97,17 +100,14 @@ def latest(out_dir):
     out_dir, damage = Path(out_dir), []
     if out_dir.exists() and not out_dir.is_dir():
         raise Refused(f'out_dir {out_dir} is a file; give another --out_dir', code=4)
-    for path in out_dir / 'last.pt', out_dir / 'last.pt.previous':
-        if not path.exists():
-            continue
+    for path in filter(Path.exists, (out_dir / 'last.pt', out_dir / 'last.pt.previous')):
         try:
             state = read(path)
         except Refused as error:
             damage.append(str(error))
             continue
-        if damage:
-            print(f'WARNING: {damage[0]}', file=sys.stderr)
-            print(f'WARNING: going on from {path}, step {state["step"]}', file=sys.stderr)
+        for line in damage:
+            print(f'WARNING: {line}; going on from {path}, step {state["step"]}', file=sys.stderr)
         return state, path
     if damage:
         raise Refused(*damage, 'to begin anew, this run moved aside: --init_from=scratch')
@@ -126,8 +126,8 @@ class Run:
 
     def __init__(self, settings, start):
         knobs = settings.knobs
-        names = [Path(file).stem.removeprefix('train_') for file in settings.files if file.endswith('.py')]
-        knobs['out_dir'] = knobs['out_dir'] or os.path.join('out', [*names, 'stdlib'][0])
+        named = Path([*settings.files, 'stdlib'][0]).stem.removeprefix('train_')
+        knobs['out_dir'] = knobs['out_dir'] or f'out/{named}'
         self.path, self.start, self.master = Path(knobs['out_dir']), start, os.environ.get('RANK', '0') == '0'
         self.mode, self.terminal, self.complained = knobs['init_from'], sys.stdout.isatty(), False
         self.signal, self.saved = 0, time.monotonic()   # what asked to stop; when a checkpoint was written
@@ -176,9 +176,10 @@ class Run:
 
     def _announce(self, knobs, name, changes):
         """Say what is resumed, or that there is nothing to do."""
-        step = self.checkpoint['step']
-        more = knobs['max_iters'] > step or knobs['epochs'] > self.checkpoint['keys']['epochs']
-        if self.checkpoint['done'] and not (self.mode == 'resume' and more):
+        step, was = self.checkpoint['step'], self.checkpoint['keys']
+        early = 0 < was['patience'] <= self.checkpoint['stale']
+        longer = (knobs['epochs'] > was['epochs'] or early) if knobs['epochs'] else knobs['max_iters'] > step
+        if self.checkpoint['done'] and not (self.mode == 'resume' and longer):
             self.say(f'{self.path} is a finished run and is left alone; to train on: --init_from=resume and '
                      'a larger --max_iters; to begin anew: --init_from=scratch')
             self.say(self.verdict(self.checkpoint['best'], step, self.checkpoint['seconds']))
@@ -209,10 +210,10 @@ class Run:
                 self._lock()
             for leftover in self.path.glob('*.tmp'):
                 leftover.unlink()
-            log.touch()
-            lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)
-            kept = ''.join(line for line in lines if self.checkpoint and recorded(line) <= step)
-            temporary = self.path / 'log.jsonl.tmp'
+            kept, temporary = '', self.path / 'log.jsonl.tmp'
+            if self.checkpoint and log.exists():
+                lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)
+                kept = ''.join(line for line in lines if recorded(line) <= step)
             temporary.write_text(kept, encoding='utf-8')
             os.replace(temporary, log)
         except OSError as error:
@@ -248,7 +249,7 @@ class Run:
             return
         try:
             with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
-                file.write(json.dumps(plain({'event': event, **values})) + '\n')
+                file.write(strict({'event': event, **values}) + '\n')
         except OSError as error:
             if not self.complained:
                 self.say(f'WARNING: {self.path}/log.jsonl cannot be written ({error.strerror}); going on')
@@ -316,26 +317,23 @@ class Run:
 # --- words and facts
 
 def command(**changes):
-    """The command that was given, with some keys otherwise."""
-    kept = [a for a in sys.argv if a.lstrip('-').split('=')[0] not in changes]
+    """The command that was given, with some keys otherwise; without the epochs where max_iters is one."""
+    gone = {*changes, 'epochs'} if 'max_iters' in changes else changes
+    kept = [a for a in sys.argv if a.lstrip('-').split('=')[0] not in gone]
     return shlex.join(['python', *kept, *(f'--{key}={value}' for key, value in changes.items())])
 
 
 def recorded(line):
     """The step of a line of the log; infinity if the line is damaged."""
     try:
-        return json.loads(line).get('step', 0) if line.endswith('\n') else math.inf
-    except (ValueError, AttributeError):
+        return float(json.loads(line).get('step', 0)) if line.endswith('\n') else math.inf
+    except (ValueError, AttributeError, TypeError):
         return math.inf
 
 
-def plain(value):
-    """`value` with null, as JSON has it, for every number in it that is not finite."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def strict(value):
+    """`value` as JSON, with null for every number in it that is not finite: JSON has none for those."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None))
 
 
 def listed(metrics):
@@ -347,9 +345,8 @@ def listed(metrics):
 def duration(seconds):
     """4 s, 1:15 min, 2:05 h."""
     minutes, seconds = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f'{hours}:{minutes:02} h'
+    if minutes >= 60:
+        return f'{minutes // 60}:{minutes % 60:02} h'
     return f'{minutes}:{seconds:02} min' if minutes else f'{seconds} s'
 
 
@@ -370,11 +367,10 @@ def machine(device):
 @functools.cache
 def versions():
     """What the numbers depend on besides the keys. git: the revision of this code, + if changed since."""
-    def git(*words):
-        try:
-            done = subprocess.run(['git', *words], cwd=ROOT, capture_output=True, text=True, timeout=5)
-            return done.stdout.strip()
-        except (OSError, subprocess.TimeoutExpired):
-            return ''
+    try:
+        git = subprocess.run(['git', 'describe', '--always', '--exclude=*', '--dirty=+'], cwd=ROOT, timeout=5,
+                             capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        git = ''
     return {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__,
-            'git': git('rev-parse', '--short', 'HEAD') + '+' * bool(git('status', '--porcelain', '-uno'))}
+            'git': git}

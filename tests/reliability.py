@@ -25,7 +25,7 @@ FAULTS = {      # parts of the names of the tests that inject it
     'the same command again; a foreign, older or finished run in the folder':
         ['a_run_learns_and_leaves', 'a_foreign_run', 'best_without_a_last', 'finishes_meanwhile'],
     'disk full: at a checkpoint, the last one, the log, in preparation; a place that cannot be written':
-        ['a_full_disk_costs', 'failing_final_save', 'a_log_that_cannot', 'on_a_full_disk',
+        ['a_full_disk_costs', 'failing_final_save', 'a_log_that_cannot', 'on_a_full_disk', 'the_disk_lost',
          'a_place_that_cannot', 'refuses_is_told'],
     'checkpoint: each of its bits flipped': ['every_single_bit'],
     'checkpoint: cut after each of its bytes': ['every_cut_is_found_in'],

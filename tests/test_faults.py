@@ -315,6 +315,21 @@ def test_every_cut_is_found_in_a_checkpoint(tmp_path, record_property):
             run.read(path)
 
 
+@pytest.mark.parametrize('size', [0, 999])
+def test_what_the_disk_lost_is_found_on_reading_back(tmp_path, monkeypatch, size):
+    state = small(tmp_path / 'last.pt')
+    monkeypatch.setattr(os, 'fsync', lambda file: os.ftruncate(file, size))
+    with pytest.raises(ValueError):             # of which a run says that it could not save, and goes on
+        small(tmp_path / 'last.pt', step=8)
+    assert same(run.read(tmp_path / 'last.pt'), state) and os.listdir(tmp_path) == ['last.pt']
+
+
+@pytest.mark.parametrize('line', ['7', '{"step": "x"}', '{"step": null}', '{"step": 3', '[]', '\ufffd'])
+def test_a_line_of_the_log_that_is_damaged_is_of_no_step(line):
+    assert run.recorded(f'{line}\n') == math.inf and run.recorded('{"step": 3}') == math.inf
+    assert run.recorded('{"step": 3}\n') == 3 and run.recorded('{"event": "done"}\n') == 0
+
+
 def test_damage_of_both_last_checkpoints_is_told_and_nothing_is_touched(launch, argv, tmp_path):
     assert launch('train.py', *argv('a'))[0] == 0
     for name in 'last.pt', 'last.pt.previous':

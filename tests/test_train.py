@@ -234,7 +234,7 @@ def test_evaluations_change_no_training_loss(launch, toy, tmp_path):
 
 
 @pytest.fixture
-def pairs(tmp_path):
+def backwards(tmp_path):
     """Sequences of 1 to 12 ids, each followed by its end, whose target is the same backwards."""
     rng, splits = np.random.default_rng(0), {}
     for name, n in ('train', 90), ('val', 13):      # 13: by twos 7 batches, of which two ranks do 4 and 3
@@ -245,9 +245,9 @@ def pairs(tmp_path):
     return str(tmp_path / 'pairs')
 
 
-@pytest.mark.parametrize('kind', ['toy', 'pairs'])
+@pytest.mark.parametrize('kind', ['toy', 'backwards'])
 def test_ranks_and_micro_batches_give_the_same_run(launch, request, tmp_path, kind):
-    model = {'toy': 'gpt', 'pairs': 'transformer'}[kind]
+    model = {'toy': 'gpt', 'backwards': 'transformer'}[kind]
     for name, ranks, size in ('whole', 0, 8), ('2x4', 0, 4), ('8x1', 0, 1), ('ranks', 2, 4), ('both', 2, 2):
         code, text = launch('train.py', *TINY, f'--dataset={request.getfixturevalue(kind)}',
                             f'--model={model}', f'--micro_batch_size={size}', f'--out_dir={tmp_path}/{name}',
@@ -320,6 +320,22 @@ def test_a_damaged_last_gives_way_to_the_one_before_it_loudly(launch, toy, tmp_p
     code, text = launch('train.py', *argv)
     assert code == 0 and 'not a whole checkpoint' in text and 'going on from' in text, text
     assert run.read(tmp_path / 'a/last.pt')['done']
+
+
+def test_a_finished_run_of_epochs_is_left_alone_unless_more_are_asked(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']      # an epoch is 19 steps, max_iters 20
+    assert launch('train.py', *argv, '--epochs=1')[0] == 0
+    before = (tmp_path / 'a/log.jsonl').read_bytes()
+    code, text = launch('train.py', *argv, '--epochs=1', '--init_from=resume')
+    assert code == 0 and 'left alone' in text and (tmp_path / 'a/log.jsonl').read_bytes() == before, text
+    code, text = launch('train.py', *argv, '--epochs=1.5', '--init_from=resume')
+    assert code == 0 and max(losses(tmp_path / 'a')) == 28, text
+
+
+def test_a_command_of_so_many_steps_is_not_one_of_epochs(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'config/x.py', '--epochs=3', '--max_iters=9', '--seed=2'])
+    assert run.command(max_iters=5) == 'python train.py config/x.py --seed=2 --max_iters=5'
+    assert run.command(seed=4) == 'python train.py config/x.py --epochs=3 --max_iters=9 --seed=4'
 
 
 def test_weight_decay_may_change_on_resume(launch, toy, tmp_path):
