@@ -5,12 +5,12 @@
     python bench.py config/train_cifar10_cnn.py --against=plain
 
 A step is train.py's: read rows, forward and backward, clip and update; the device is waited for around each
-part. Peak is what one large matrix product reaches here, now, in the same precision. --against times another
-loop in turns. A checkout of karpathy/nanoGPT: a GPT of the same shape, batch and dropout, as its
-train.py runs it on this device: bfloat16 with a GPU, float32 without, AdamW, compiled if ours is. plain: a
-model of pictures in the loop that most tutorials have: float32, not compiled, channels first, the SGD of
-torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the other, and
-decode it first where there are masks. The workers stand still while it is our turn.
+part. The last line compares with what one large matrix product reaches here, now, in the same precision.
+--against times another loop in turns. A checkout of karpathy/nanoGPT: a GPT of the same shape, batch and
+dropout, as its train.py runs it on this device: bfloat16 with a GPU, float32 without, AdamW, compiled if ours
+is. plain: a model of pictures in the loop that most tutorials have: float32, not compiled, channels first,
+the SGD of torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the
+other, and decode it first where there are masks. The workers stand still while it is our turn.
 """
 import contextlib, dataclasses, importlib, inspect, itertools, multiprocessing, os, signal, statistics, sys
 import time
@@ -71,9 +71,10 @@ class Ours:
         self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
                                 getattr(self.config, 'block_size', 0), device, keys['pad_to'],
                                 Augment(*map(keys.get, ('flip', 'shift', 'cutout', 'zoom', 'jitter'))))
-        if len(self.split) < keys['batch_size'] or keys['batch_size'] % (keys['micro_batch_size'] or 1):
-            raise Refused(f'batch_size {keys["batch_size"]}: expected at most {len(self.split)} rows, and a '
-                          f'multiple of micro_batch_size {keys["micro_batch_size"]}')
+        rows, part = keys['batch_size'], keys['micro_batch_size']
+        if not 0 < rows <= len(self.split) or part < 0 or rows % (part or 1):
+            raise Refused(f'batch_size {rows}: expected 1 to {len(self.split)} rows, and a multiple of '
+                          f'micro_batch_size {part}')
         configurator.settle(device, dtype, keys['threads'])
         train.seed_noise(keys['seed'], *b'init')
         self.dtype = getattr(torch, dtype)
@@ -110,12 +111,14 @@ class Ours:
 
 
 class NanoGPT:
-    """One step of nanoGPT's train.py at the shape of `ours`, its batch drawn as there."""
+    """One step of nanoGPT's train.py at the shape of `ours`, on the same rows; to read them is not timed."""
     name, average = 'nanoGPT', staticmethod(statistics.median)
 
     def __init__(self, folder, ours):
         if not (Path(folder) / 'model.py').exists():
             raise Refused(f'--against={folder}: expected a checkout of nanoGPT, found no model.py')
+        if ours.keys['model'] != 'gpt':
+            raise Refused(f'--against={folder}: expected the model gpt, got {ours.keys["model"]}')
         sys.path.append(str(folder))
         gpt, keys, config = importlib.import_module('model'), ours.keys, ours.config
         self.net = gpt.GPT(gpt.GPTConfig(

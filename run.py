@@ -262,9 +262,6 @@ class Run:
         self.first = begun, since = self.first or self.last     # what came before it was slow: compilation
         rate = (step - last) * batch_size / max(now - before, 1e-9)
         self.log('train', step=step, **values, seconds=self.seconds, rows_per_second=rate)
-        if values['skipped'] and values['scale'] == 1:          # under float16 it is nothing special
-            loss, norm = values['objective'], values['grad_norm']
-            self.say(f'WARNING: step {step} skipped: loss {loss}, gradient norm {norm}')
         left = max(now - since, 0) / max(step - begun, 1) * (max_iters - step)
         if step - begun >= 20 and not self.told:
             self.told = True

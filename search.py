@@ -57,7 +57,7 @@ def writer(net, src, cache=True):
 
     def step(tokens, parents, sources):
         nonlocal past, now, mine, mask
-        if now is None or not torch.equal(now, sources):        # a parent is for the same source
+        if now is None or not torch.equal(now, sources):        # gathered anew only where sources have ended
             now, mine, mask = sources, [kv[:, sources] for kv in memory], padding[sources]
         if not cache:
             return net.decode(tokens, mine, mask)[:, -1]

@@ -1,13 +1,14 @@
 """Train any model of models/ on any data set of data/: everything that changes a number is in this file.
 
     python train.py                                             # a small GPT; needs no download
-    python train.py config/train_shakespeare.py --dropout=0.2   # a config, then whatever you want otherwise
+    python train.py config/train_shakespeare.py --dropout=0.2   # a config, then what to change in it
     torchrun --nproc_per_node=8 train.py config/train_shakespeare_gpu.py
 
-A data set is named arrays, a model's forward takes those it names and returns sums, and this loop joins the
-two. A step is a function of (seed, step): which rows, which noise, which learning rate. So the same command
-after a kill goes on as if nothing had been, and 8 rows on one process, 4 on each of two, or 8 micro-batches
-of one are the same step.
+A data set is named arrays, a model's forward takes those it names and returns sums, for means of unequal
+parts cannot be added, and this loop joins the two. A step is a function of (seed, step): which rows, which
+noise, which learning rate. So the same command after a kill goes on as if nothing had been; and 8 rows on one
+process, 4 on each of two, or 8 micro-batches of one are the same step, but for noise and BatchNorm, which
+each has to itself.
 """
 import time; start = time.monotonic()       # the run's clock starts before torch is imported
 import dataclasses, inspect, math, os, sys
@@ -41,9 +42,10 @@ prepare = ''            # options of its prepare.py, as on a command line
 verify = False          # recompute the sha256 of the data first
 model = 'gpt'           # a file in models/; its Config fields are keys too
 batch_size = 16         # rows per step, all processes and micro-batches together
-micro_batch_size = 0    # rows that go through the model at once, what fits; 0: batch_size / processes
+micro_batch_size = 0    # rows that go through the model at once; 0: batch_size / processes
 pad_to = 1              # ragged rows are padded to a multiple of so many tokens
-flip: Literal['none', 'random', 'alternating'] = 'none'     # of images to train on; random: half of them
+flip: Literal['none', 'random', 'alternating'] = 'none'     # of images to train on; random: half of
+                        # them, drawn anew each time; alternating: each in every other epoch
 shift = 0               # images to train on: moved by at most so many pixels
 cutout = 0              # images to train on: side in pixels of a square without content
 zoom = 0.0              # images to train on: larger by at most this share, or smaller by the same factor
@@ -51,7 +53,7 @@ jitter = 0.0            # images to train on: brightness, contrast and saturatio
 channels_last = False   # convolutions with the channels last in memory, where they are faster
 seed = 1337             # of the rows, the noise and the initial weights
 # --- optimization
-optimizer: Literal['adamw', 'sgd', 'muon'] = 'adamw'    # muon: the matrices in blocks, AdamW the rest
+optimizer: Literal['adamw', 'sgd', 'muon'] = 'adamw'    # muon: the matrices of the blocks, else AdamW
 learning_rate = 1e-3    # the peak
 schedule: Literal['cosine', 'onecycle', 'linear', 'inverse_sqrt', 'constant'] = 'cosine'    # after the warmup
 warmup_iters = 0.05     # steps of warmup; below 1 a share of max_iters
@@ -95,9 +97,9 @@ def lr_factor(step, schedule, warmup, total, floor=0.0):
 
 def orthogonal(matrices):
     """The nearest orthogonal ones to (n, rows, columns) matrices, roughly: Newton-Schulz steps of a
-    polynomial that brings their singular values to between 0.7 and 1.2 (Jordan 2024)."""
+    polynomial that brings their singular values to between 0.7 and 1.2 (Jordan et al. 2024)."""
     tall = matrices.size(1) > matrices.size(2)
-    x = matrices.mT if tall else matrices       # the products are smaller so
+    x = matrices.mT if tall else matrices       # smaller products this way
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         xx = x @ x.mT
@@ -106,9 +108,9 @@ def orthogonal(matrices):
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov's momentum, made orthogonal matrix by matrix: every direction moves by as much (Jordan 2024).
-    An update has the size of AdamW's (Liu et al. 2025), so one learning rate serves both. A filter is a row
-    of its layer's matrix. Matrices of one shape go through in one product, unlike torch.optim.Muon's."""
+    """Nesterov's momentum, made orthogonal matrix by matrix, so that every direction moves as far (Jordan et
+    al. 2024). An update has the size of AdamW's (Liu et al. 2025), so one learning rate serves both. A filter
+    is a row of its layer's matrix. Matrices of one shape go through in one product, unlike torch's own."""
 
     def __init__(self, params, lr, weight_decay, momentum, dtype):
         super().__init__(params, {'lr': lr, 'weight_decay': weight_decay, 'momentum': momentum})
@@ -133,15 +135,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
-    """[optimizers] that own every trained parameter once. Decay is for weights of two dimensions and more,
+    """[optimizers] that own every trainable parameter once. Decay is for weights of two dimensions and more,
     not for embeddings. Muon is for the weights of Linears and ungrouped convolutions inside a ModuleList,
-    AdamW for the rest, transposed convolutions among it."""
-    trained = [p for p in net.parameters() if p.requires_grad]
+    AdamW for the rest, transposed convolutions included."""
+    trainable = [p for p in net.parameters() if p.requires_grad]
     embeddings = {m.weight for m in net.modules() if isinstance(m, nn.Embedding)}
     blocks = [m for outer in net.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()]
     inner = {m.weight for m in blocks if isinstance(m, nn.Linear)
              or isinstance(m, nn.Conv2d) and m.groups == 1} if optimizer == 'muon' else set()
-    matrices, rest = [p for p in trained if p in inner], [p for p in trained if p not in inner]
+    matrices, rest = [p for p in trainable if p in inner], [p for p in trainable if p not in inner]
     decayed = {p for p in rest if p.dim() >= 2 and p not in embeddings}
     groups = [{'params': [p for p in rest if (p in decayed) == yes], 'weight_decay': weight_decay * yes}
               for yes in (False, True)]         # an order that no value changes: resume relies on it
@@ -179,11 +181,13 @@ def unflatten(vector, like):
 
 def reported(net, total):
     """What net.metrics makes of the totals, as plain numbers."""
-    return {name: getattr(value, 'tolist', lambda: value)() for name, value in net.metrics(total).items()}
+    return {name: torch.as_tensor(value, dtype=torch.float64).tolist()
+            for name, value in net.metrics(total).items()}
 
 
 def gradients(net, split, micro_batches, ahead, autocast, scale, progress):
-    """Add up the gradient of the summed loss x scale over this process's micro-batches: (sums, their total).
+    """Add up the gradient of the summed loss x scale over this process's micro-batches: (the last one's sums,
+    the total of all as one vector).
 
     Processes exchange gradients after the last only; the rows `ahead` are read while the device computes."""
     total = 0
@@ -266,6 +270,9 @@ if __name__ == '__main__':
     if problems:
         raise Refused(*problems)
     meta = data.ensure(dataset, prepare, verify)
+    if this.checkpoint and this.checkpoint['data'] != data.hashes(meta):
+        way = '' if eval_only else ': --init_from=scratch'
+        raise Refused(f'{dataset} is not what {out_dir} was trained on{way}', code=3)
     info = {f.name: meta['info'][f.name] for f in dataclasses.fields(module.Config) if f.name in meta['info']}
     problems = [f'{name} is {info[name]!r} in the data set {dataset}, got {value!r}'
                 for name, value in settings.fields.items() if info.get(name, value) != value]
@@ -327,12 +334,11 @@ if __name__ == '__main__':
     for line in configurator.fit(net, this.weights['model'], whole=False) if this.weights else ():
         this.say(f'not taken from {init_from}: {line}')
     if this.checkpoint:
-        if this.checkpoint['data'] != data.hashes(meta):
-            raise Refused(f'{dataset} is not what {out_dir} was trained on: --init_from=scratch', code=3)
         configurator.fit(net, this.checkpoint['model'])
     buffers = list(net.buffers())
-    trained = [p for p in net.parameters() if p.requires_grad]
-    average = [p.detach().clone() for p in trained] if ema else []
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    averaged = trainable + [b for b in buffers if b.is_floating_point()]    # BatchNorm's statistics, too
+    average = [tensor.detach().clone() for tensor in averaged] if ema else []
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum,
                                  dtype)
     step, evaluated, best, stale = 0, 0, {}, 0          # the best evaluation, and how many came since
@@ -385,8 +391,10 @@ if __name__ == '__main__':
         this.say(f'{eval_split} at step {this.checkpoint["step"]}: {run.listed(judge(net, eval_split))}')
         leave(0)
     if this.checkpoint:
-        step, evaluated, best, stale, scale, streak = (
-            this.checkpoint[key] for key in ('step', 'evaluated', 'best', 'stale', 'scale', 'streak'))
+        step, evaluated, best, stale, streak = (
+            this.checkpoint[key] for key in ('step', 'evaluated', 'best', 'stale', 'streak'))
+        if this.checkpoint['keys']['dtype'] == dtype:   # or it is of other numbers
+            scale = this.checkpoint['scale']
         stale *= not this.checkpoint['done']            # who trains on is patient anew
         for own, saved in zip(optimizers, this.checkpoint['optimizers'], strict=True):
             own.load_state_dict({'state': saved['state'], 'param_groups': own.state_dict()['param_groups']})
@@ -409,7 +417,7 @@ if __name__ == '__main__':
     stopped = 0
     while True:
         if not stopped and step > evaluated and (step % eval_interval == 0 or step == max_iters):
-            swap(trained, average)
+            swap(averaged, average)
             metrics = judge(net, 'val') if 'val' in splits else None
             if 'val' not in splits and step == max_iters:       # nothing to choose on
                 best = {'name': net.monitor[0], 'value': None, 'step': step}
@@ -428,7 +436,7 @@ if __name__ == '__main__':
                     best = before
                 if sample_interval and step % sample_interval == 0 and step < max_iters:
                     this.say(sample.preview(net, meta, splits['val']))
-            swap(trained, average)
+            swap(averaged, average)
             stopped = stopping()
             save('last.pt', snapshot())
             this.last = step, time.monotonic()          # an evaluation is no part of the rows per second
@@ -459,8 +467,8 @@ if __name__ == '__main__':
             dist.all_reduce(vector)
         count = unflatten(vector, sums)['count']
         share = (world / (count * scale)).float()               # DDP has divided by world
-        torch._foreach_mul_([p.grad for p in trained], share)
-        norm = nn.utils.clip_grad_norm_(trained, grad_clip or math.inf)
+        torch._foreach_mul_([p.grad for p in trainable], share)
+        norm = nn.utils.clip_grad_norm_(trainable, grad_clip or math.inf)
         vector = torch.cat([vector, norm.to(vector).view(1)]).cpu().double()    # the one synchronisation
         total, (flag, norm) = unflatten(vector, sums), vector[-2:].tolist()
         finite = math.isfinite(norm) and math.isfinite(total['loss'])
@@ -469,7 +477,8 @@ if __name__ == '__main__':
                 o.step()
             if ema:
                 with torch.no_grad():           # or the average would remember how it came about
-                    torch._foreach_lerp_(average, trained, 1 - ema)
+                    decay = min(ema, (1 + step) / (10 + step))      # while young it forgets sooner
+                    torch._foreach_lerp_(average, averaged, 1 - decay)
         else:                                   # as if nothing had happened, except that the step counts
             for buffer, old in zip(buffers, before):
                 buffer.copy_(old)
@@ -482,6 +491,8 @@ if __name__ == '__main__':
             this.progress(step, max_iters, batch_size, epoch=step * batch_size / len(train),
                           **reported(net, total), objective=(total['loss'] / total['count']).item(), lr=lr,
                           grad_norm=norm, scale=scale, skipped=not finite, memory=run.memory(device))
+        if not finite and dtype != 'float16':   # with which it is nothing special
+            this.say(f'WARNING: step {step} skipped: loss {total["loss"]}, gradient norm {norm}')
         if not finite and (scale < 1e-3 if dtype == 'float16' else streak <= -10):
             raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; {out_dir} keeps '
                           f'what was before; try --learning_rate={learning_rate / 3:.1g}', code=6)

@@ -1,4 +1,4 @@
-"""A U-Net on pets: maximum pooling, transposed convolutions, binary cross-entropy.
+"""A U-Net on pets: max pooling, transposed convolutions, binary cross-entropy.
 
 Not run yet.
 """

@@ -1,4 +1,4 @@
-"""A U-Net on pets: maximum pooling, transposed convolutions, Dice.
+"""A U-Net on pets: max pooling, transposed convolutions, Dice.
 
 Not run yet.
 """

@@ -1,4 +1,4 @@
-"""A U-Net on pets: convolutions by steps of two, transposed convolutions, binary cross-entropy.
+"""A U-Net on pets: strided convolutions, transposed convolutions, binary cross-entropy.
 
 Not run yet.
 """

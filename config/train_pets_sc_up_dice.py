@@ -1,4 +1,4 @@
-"""A U-Net on pets: convolutions by steps of two, interpolation, Dice.
+"""A U-Net on pets: strided convolutions, interpolation, Dice.
 
 Not run yet.
 """

@@ -59,8 +59,8 @@ def moved(images, flip, zoom, shift, mode):
     middle, then moved by shift (B, 2) pixels, down and right. What moves in is the image reflected. mode:
     bilinear, or nearest for codes, of which none lies between two others."""
     B, _, H, W = images.shape
-    y, x = (torch.linspace(-1, 1, n, device=images.device) for n in (H, W))     # where pixels are, came from:
-    y = (y - shift[:, :1] * 2 / max(H - 1, 1)) / zoom[:, None]                          # (B, H)
+    y, x = (torch.linspace(-1, 1, n, device=images.device) for n in (H, W))     # where a pixel is,
+    y = (y - shift[:, :1] * 2 / max(H - 1, 1)) / zoom[:, None]                          # and was: (B, H)
     x = (x - shift[:, 1:] * 2 / max(W - 1, 1)) / zoom[:, None] * (1 - 2 * flip[:, None])        # (B, W)
     origin = torch.stack([x[:, None].expand(B, H, W), y[:, :, None].expand(B, H, W)], 3)
     origin = 1 - ((origin + 1) % 4 - 2).abs()           # what lies beyond an edge is reflected there
@@ -84,8 +84,8 @@ def as_before(values, images):
 def cut_out(images, centre, side, mean):
     """Images (B, C, H, W) with a square of `side` pixels about `centre` (B, 2), in [0, 1), of one colour."""
     _, C, H, W = images.shape
-    y = torch.arange(H, device=images.device) - (centre[:, :1] * H).long() + side // 2  # (B, H), its own rows
-    x = torch.arange(W, device=images.device) - (centre[:, 1:] * W).long() + side // 2  # (B, W)
+    y = torch.arange(H, device=images.device) - (centre[:, :1] * H).long() + side // 2  # rows of the square
+    x = torch.arange(W, device=images.device) - (centre[:, 1:] * W).long() + side // 2  # and columns
     inside = ((y >= 0) & (y < side))[:, None, :, None] & ((x >= 0) & (x < side))[:, None, None]
     grey = torch.tensor(mean).mul(255).round().to(images.device, images.dtype, non_blocking=images.is_cuda)
     return torch.where(inside, grey.view(C, 1, 1), images)

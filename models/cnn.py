@@ -1,9 +1,10 @@
 """A small convolutional network that is fast to train, for images of any channels, from 9 x 9 pixels up.
 
 Convolutions look for patterns, pooling forgets where exactly they were, and so three times over; the
-strongest of what is left is read off by one linear map. After the speed runs on CIFAR-10 by Jordan (2024) and
-Page (2018), with a stem that learns nothing: the cosines of 2 x 2 patches, across colours too, are close to
-their principal components (Ahmed et al. 1974), and batch normalisation makes them of one size: whitening.
+strongest of what is left (global max pooling) is read off by one linear map. After the speed runs on CIFAR-10
+by Jordan (2024) and Page (2018), with a stem that learns nothing: the cosines of 2 x 2 patches, across
+colours too, are close to their principal components (Ahmed et al. 1974), and batch normalisation makes them
+of one size: whitening.
 
     image (B, C, H, W) -> cosines (B, 8 C, H - 1, W - 1) -> 3 x Group, each half as large -> maxima
     (B, 4 width) -> logits (B, n_class)
@@ -107,8 +108,8 @@ class Model(nn.Module):
         return sum(map(self.look, views)) / len(views)
 
     def forward(self, image, label):
-        """Sums over images (B, C, H, W) uint8 and labels (B,): negative log likelihood in nats, images, those
-        that are right, the loss to minimise and, in evaluation, the confusion matrix (true, predicted)."""
+        """Sums over images (B, C, H, W) uint8 and labels (B,): loss, to minimise; count, of images; nll,
+        negative log likelihood; correct; in evaluation confusion, the matrix (true, predicted)."""
         logits, n = self.logits(image), self.config.n_class
         nll = loss = F.cross_entropy(logits, label, reduction='sum')
         if smoothing := self.config.label_smoothing:

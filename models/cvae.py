@@ -28,8 +28,8 @@ class Config:
     likelihood: Literal['bernoulli', 'logistic'] = 'bernoulli'  # pixels drawn black or white; 8-bit values
     width: int = 32                 # filters at half the height and width; twice as many at a quarter, ...
     n_layer: int = 1                # blocks of each level of the encoder, and of the decoder
-    latent: int = 32                # numbers of the z that is of the whole image
-    local: int = 0                  # numbers of z at each place of each level; 0: none
+    latent: int = 32                # dimensions of the z of the whole image
+    local: int = 0                  # channels of the grid of z at each level; 0: no grids
     beta: float = 1.0               # weight of the KL divergence in what is minimised; 1 in the reported loss
     beta_warmup: float = 0.1        # share of the run in which that weight grows from 0
     k: int = 1                      # samples of z per image in evaluation; more make the bound `nll` tighter
@@ -122,7 +122,7 @@ class Block(nn.Module):
 
 
 def kl_divergence(mean, log_std):
-    """KL(N(mean, std^2) || N(0, 1)) in nats, number by number (Kingma & Welling 2014, appendix B)."""
+    """KL(N(mean, std^2) || N(0, 1)) in nats, elementwise (Kingma & Welling 2014, appendix B)."""
     return (mean**2 + torch.expm1(2 * log_std)) / 2 - log_std
 
 
@@ -211,9 +211,10 @@ class Model(nn.Module):
         return theta, [z for z, *_ in guesses], kl, ratio
 
     def forward(self, image, label, progress=torch.ones(())):
-        """Sums over images (B, C, H, W) uint8 and labels (B,), in nats: the loss to minimise, images, what
-        the pixels cost given z, what z costs, and in evaluation -ln p(image | label) from k samples of z:
-        on average at least the truth, and the closer the larger k (Burda et al. 2016, equation 8)."""
+        """Sums over images (B, C, H, W) uint8 and labels (B,), in nats: loss, to minimise; count, of images;
+        reconstruction, what the pixels cost given z; kl, what z costs; and in evaluation nll, -ln p(image |
+        label) from k samples of z: on average at least the truth, and the closer the larger k (Burda et al.
+        2016, equation 8)."""
         c, x = self.config, self.pixel.observe(image)
         features, k = self.features(x, label), 1 if self.training else c.k
         reconstruction = kl = 0

@@ -25,8 +25,8 @@ class Config:
     n_embd: int = 192               # width of the residual stream
     dropout: float = 0.0            # of what each block adds and of the embedding, a share
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # how a position is told
-    flash: Literal['auto', True, False] = 'auto'    # scaled_dot_product_attention; False: attention as the
-                                    # paper writes it, on a CPU the faster one; auto: so there alone
+    flash: Literal['auto', True, False] = 'auto'    # True: scaled_dot_product_attention; False: as the paper
+                                    # writes it, faster on a CPU; auto: True on CUDA alone
     tie: bool = False               # one matrix for embedding and output
     label_smoothing: float = 0.0    # share of the target spread over the vocabulary; not in the reported loss
 
@@ -70,23 +70,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, 3 * inner, bias=False)
         self.proj = nn.Linear(inner, config.n_embd, bias=False)
 
-    def forward(self, x, rope, bias, past=None):
+    def forward(self, x, rope, mask, past=None):
         B, T, _ = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.config.n_head, -1).permute(2, 0, 3, 1, 4)  # (3, B, nh, T, hs)
-        (q, k), v = rotate(norm(qkv[:2]), *rope) if rope else norm(qkv[:2]), qkv[2]
+        qk, v = norm(qkv[:2]), qkv[2]
+        q, k = rotate(qk, *rope) if rope else qk
         if past is not None:                                    # the cache: of S tokens, the last T are new
             past[0, :, :, -T:], past[1, :, :, -T:] = k, v
             k, v = past                                                                 # (B, nh, S, hs)
         flash = x.is_cuda if self.config.flash == 'auto' else self.config.flash
-        y = (F.scaled_dot_product_attention(q, k, v, bias, is_causal=bias is None) if flash
-             else self.weights(q, k, bias) @ v)
+        y = (F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None) if flash
+             else self.weights(q, k, mask) @ v)
         return self.proj(y.transpose(1, 2).reshape(B, T, -1))
 
-    def weights(self, q, k, bias):
-        """softmax(q k^T / sqrt(hs) + bias), where -inf is for what a query may not see: (B, nh, T, S)."""
-        if bias is None:
-            bias = torch.full((q.size(2), k.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
-        return (q / math.sqrt(q.size(-1)) @ k.mT + bias).softmax(-1).to(q.dtype)
+    def weights(self, q, k, mask):
+        """softmax(q k^T / sqrt(hs) + mask), where -inf is for what a query may not see: (B, nh, T, S)."""
+        if mask is None:
+            mask = torch.full((q.size(2), k.size(2)), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        return (q / math.sqrt(q.size(-1)) @ k.mT + mask).softmax(-1).to(q.dtype)
 
 
 class MLP(nn.Module):
@@ -108,9 +109,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, rope, bias, past=None):
-        y = self.drop(self.attention(norm(x), rope, bias, past))
-        x = x.to(y.dtype) + y               # under autocast the stream is as narrow as its branches
+    def forward(self, x, rope, mask, past=None):
+        y = self.drop(self.attention(norm(x), rope, mask, past))
+        x = x.to(y.dtype) + y               # under autocast the stream takes its branches' dtype
         return x + self.drop(self.mlp(norm(x)))
 
 
@@ -140,10 +141,10 @@ class Model(nn.Module):
         """Next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
         return self.continued(tokens, torch.arange(tokens.size(1), device=tokens.device))
 
-    def continued(self, tokens, position, bias=None, past=None):
-        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T). `bias` (B, 1, T, S) is -inf where a query
-        may not look: None is for ahead. `past` (n_layer, 2, B, nh, S, hs) has the keys and values of those
-        before and is given the T new ones at its end; None if there are none before."""
+    def continued(self, tokens, position, mask=None, past=None):
+        """Logits of (B, T) `tokens` at `position`, (T,) or (B, T). `mask` (B, 1, T, S) is -inf where a query
+        may not look; None: ahead of itself. `past` (n_layer, 2, B, nh, S, hs) has the keys and values of
+        those before and is given the T new ones at its end; None if there are none before."""
         x, rope = self.embed(tokens), None
         if self.config.pos == 'learned':
             x = x + self.embed_pos(position)
@@ -157,11 +158,11 @@ class Model(nn.Module):
             rope = angle.cos(), angle.sin()
         x = self.drop(norm(x))
         for i, block in enumerate(self.blocks):
-            x = block(x, rope, bias, None if past is None else past[i])
+            x = block(x, rope, mask, None if past is None else past[i])
         return self.head(norm(x)).float()
 
     def forward(self, tokens):
-        """Sums over windows (B, T + 1): negative log likelihood in nats, tokens, and the loss to minimise."""
+        """Sums over windows (B, T + 1): loss, to minimise; count, of tokens; nll, negative log likelihood."""
         logits, target = self.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
         nll = loss = F.cross_entropy(logits, target, reduction='sum')
         if smoothing := self.config.label_smoothing:
@@ -191,8 +192,8 @@ class Model(nn.Module):
             slot = torch.arange(tokens.size(1), device=device)              # (S,)
             new = slot[read:]                                               # (N,), those not in the cache
             seen = (new[:, None] >= slot) & (slot >= start[:, None, None]) | (new[:, None] == slot)
-            bias = torch.where(seen, 0.0, -torch.inf)[:, None]
+            mask = torch.where(seen, 0.0, -torch.inf)[:, None]
             position = (new - start[:, None]).clamp(min=0)                  # (B, N)
             room = past[..., :len(slot), :] if cache else None
-            yield (chosen := choose(self.continued(tokens[:, read:], position, bias, room)[:, -1]))
+            yield (chosen := choose(self.continued(tokens[:, read:], position, mask, room)[:, -1]))
             tokens, read = torch.cat([tokens, chosen[:, None]], 1), len(slot) * cache

@@ -29,8 +29,6 @@ class Config:
     def __post_init__(self):
         problems = [f'{name} must be at least 1, got {getattr(self, name)}'
                     for name in ('n_class', 'channels') if getattr(self, name) < 1]
-        if self.arch not in ARCHITECTURES:
-            problems.append(f'arch {self.arch!r} does not exist; there are {", ".join(ARCHITECTURES)}')
         if not 0 <= self.label_smoothing < 1:
             problems.append(f'label_smoothing must be in [0, 1), got {self.label_smoothing}')
         if not len(self.mean) == len(self.std) == self.channels:
@@ -77,7 +75,8 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 to fewer channels, 3 x 3, 1 x 1 to four times as many (figure 5, right)."""
+    """1 x 1 to fewer channels, 3 x 3, 1 x 1 to four times as many (figure 5, right). The 3 x 3
+    has the stride, as in torchvision; in the paper the first 1 x 1 has it."""
     expansion = 4
 
     def __init__(self, inner, width, stride, shortcut):
@@ -99,7 +98,7 @@ ARCHITECTURES = {   # block, width and number of blocks of each stage
     'resnet32': (Basic, {16: 5, 32: 5, 64: 5}),
     'resnet44': (Basic, {16: 7, 32: 7, 64: 7}),
     'resnet56': (Basic, {16: 9, 32: 9, 64: 9}),
-    'resnet18': (Basic, {64: 2, 128: 2, 256: 2, 512: 2}),               # table 1, with a 3 x 3 stem
+    'resnet18': (Basic, {64: 2, 128: 2, 256: 2, 512: 2}),               # table 1, 3 x 3 stem, no pooling
     'resnet34': (Basic, {64: 3, 128: 4, 256: 6, 512: 3}),
     'resnet50': (Bottleneck, {64: 3, 128: 4, 256: 6, 512: 3}),
 }
@@ -154,8 +153,8 @@ class Model(nn.Module):
         return sum(map(self.look, views)) / len(views)
 
     def forward(self, image, label):
-        """Sums over images (B, C, H, W) uint8 and labels (B,): negative log likelihood in nats, images, those
-        that are right, the loss to minimise and, in evaluation, the confusion matrix (true, predicted)."""
+        """Sums over images (B, C, H, W) uint8 and labels (B,): loss, to minimise; count, of images; nll,
+        negative log likelihood; correct; in evaluation confusion, the matrix (true, predicted)."""
         logits, n = self.logits(image), self.config.n_class
         nll = loss = F.cross_entropy(logits, label, reduction='sum')
         if smoothing := self.config.label_smoothing:

@@ -27,10 +27,10 @@ class Config:
     n_embd: int = 512               # width of the residual streams (d_model)
     n_hidden: int = 2048            # width of the feed-forward's inner layer (d_ff)
     dropout: float = 0.1            # of the embeddings and of what each sub-layer adds, a share
-    norm: Literal['pre', 'post'] = 'pre'    # where LayerNorm stands: before a sub-layer, or after as of 2017
+    norm: Literal['pre', 'post'] = 'pre'    # where LayerNorm stands: before a sub-layer, or after, as in 2017
     tie: bool = True                # one matrix for source, target and output
-    flash: Literal['auto', True, False] = 'auto'    # scaled_dot_product_attention; False: attention as the
-                                    # paper writes it, on a CPU the faster one; auto: so there alone
+    flash: Literal['auto', True, False] = 'auto'    # True: scaled_dot_product_attention; False: as the paper
+                                    # writes it, faster on a CPU; auto: True on CUDA alone
     label_smoothing: float = 0.1    # share of the target spread over the vocabulary; not in the reported loss
 
     def __post_init__(self):
@@ -83,15 +83,15 @@ class Attention(nn.Module):
         """The queries of (B, T, C): (B, nh, T, hs)."""
         return self.q(x).unflatten(2, (self.config.n_head, -1)).transpose(1, 2)
 
-    def weights(self, x, kv, bias):
-        """softmax(q k^T / sqrt(hs) + bias), where -inf is for what a query may not see: (B, nh, T, S)."""
+    def weights(self, x, kv, mask):
+        """softmax(q k^T / sqrt(hs) + mask), where -inf is for what a query may not see: (B, nh, T, S)."""
         q = self.queries(x)
-        return (q / math.sqrt(q.size(-1)) @ kv[0].mT + bias).softmax(-1).to(q.dtype)        # equation (1)
+        return (q / math.sqrt(q.size(-1)) @ kv[0].mT + mask).softmax(-1).to(q.dtype)        # equation (1)
 
-    def forward(self, x, kv, bias):
+    def forward(self, x, kv, mask):
         flash = x.is_cuda if self.config.flash == 'auto' else self.config.flash
-        y = (F.scaled_dot_product_attention(self.queries(x), *kv, bias) if flash
-             else self.weights(x, kv, bias) @ kv[1])
+        y = (F.scaled_dot_product_attention(self.queries(x), *kv, mask) if flash
+             else self.weights(x, kv, mask) @ kv[1])
         return self.proj(y.transpose(1, 2).flatten(2))
 
 
@@ -119,7 +119,7 @@ class AddNorm(nn.Module):
 
     def forward(self, x, sublayer):
         y = self.drop(sublayer(self.norm(x) if self.pre else x))
-        x = x.to(y.dtype) + y               # under autocast the stream is as narrow as its branches
+        x = x.to(y.dtype) + y               # under autocast the stream takes its branches' dtype
         return x if self.pre else self.norm(x)
 
 
@@ -219,8 +219,8 @@ class Model(nn.Module):
         return self.decode(F.pad(tgt[:, :-1], (1, 0)), *self.encode(src))
 
     def forward(self, src, tgt):
-        """Sums over the tokens of targets (B, T), padding left out: negative log likelihood in nats, tokens,
-        those that are likeliest, the loss to minimise; and of both fields the real tokens and all."""
+        """Sums over the tokens of targets (B, T), padding left out: loss, to minimise; count; nll, negative
+        log likelihood; correct, those that are likeliest; of both fields real, tokens, and room, with it."""
         logits, target = self.logits(src, tgt).flatten(0, 1), tgt.flatten()
         real = target != 0
         log_p = F.log_softmax(logits, -1)

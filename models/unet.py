@@ -160,9 +160,9 @@ class Model(nn.Module):
         return mask == 1 if self.config.foreground == 'pet' else mask != 2
 
     def forward(self, image, mask):
-        """Sums over images (B, C, H, W) uint8 and their masks (B, 1, H, W), codes: the loss to minimise,
-        images, bce, Dice, which is 1 for nothing found where nothing is, that of a constant answer, and
-        numbers of pixels."""
+        """Sums over images (B, C, H, W) uint8 and their masks (B, 1, H, W), codes: loss, to minimise; count,
+        of images; nll, bce; dice, of images, 1 for nothing found where nothing is; constant, that of `all is
+        foreground`; and numbers of pixels."""
         logits, target = self.logits(image), self.target(mask)
         nll, soft = bce(logits, target), dice(logits, target)                           # (B,)
         loss = {'bce': nll, 'dice': soft, 'bce+dice': nll + soft}[self.config.objective].sum()

@@ -459,6 +459,19 @@ def test_a_step_that_is_not_finite_leaves_no_trace(launch, argv, tmp_path, place
     assert three['scale'] == two['scale'] * (0.5 if dtype == 'float16' else 1)
 
 
+def test_an_average_of_weights_has_batch_norms_of_its_own(launch, argv, tmp_path):
+    pictures(tmp_path / 'pictures')
+    command = [a for a in argv('a') if not a.startswith(('--n_', '--block', '--dropout'))]
+    more = ['--model=cnn', '--width=4', f'--dataset={tmp_path}/pictures', '--ema=0.9', '--max_iters=5']
+    code, text = launch('train.py', *command, *more)
+    assert code == 0, text
+    best, last = (run.read(tmp_path / f'a/{name}.pt') for name in ('best', 'last'))
+    for name in 'head.weight', 'norm.running_mean', 'groups.1.norm2.running_var':
+        average, now = best['model'][name], last['model'][name]
+        assert not torch.equal(average, now)
+        assert any(average.shape == kept.shape and torch.equal(average, kept) for kept in last['ema'])
+
+
 def test_without_an_end_it_is_exit_6_and_the_last_good_checkpoint_stays(launch, argv, tmp_path):
     for dtype, last in ('float32', 12), ('float16', 21):        # a scale of 512 is halved 19 times to 1e-3
         env = {'PATCH': 'test_faults.not_finite', 'MODEL': 'gpt', 'PLACE': 'gradient', 'VALUE': 'inf',

@@ -338,6 +338,14 @@ def test_a_command_of_so_many_steps_is_not_one_of_epochs(monkeypatch):
     assert run.command(seed=4) == 'python train.py config/x.py --epochs=3 --max_iters=9 --seed=4'
 
 
+def test_the_scale_of_the_loss_is_of_its_dtype(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--init_from=resume']
+    assert launch('train.py', *argv[:-1])[0] == 0
+    for dtype, steps, scale in ('float16', 25, 512), ('float16', 30, 512), ('float32', 35, 1):
+        code, text = launch('train.py', *argv, f'--max_iters={steps}', f'--dtype={dtype}')
+        assert code == 0 and events(tmp_path / 'a')[-1]['scale'] == scale, text
+
+
 def test_weight_decay_may_change_on_resume(launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
     assert launch('train.py', *argv)[0] == 0
