@@ -9,7 +9,7 @@ and never executed: `name = value`, where a value is a literal or arithmetic of 
     python configurator.py --verify                                             # the doctor, hashes included
     model = configurator.load('out/shakespeare')                                # trained, in eval mode
 """
-import ast, difflib, errno, io, math, operator, os, sys, tokenize
+import ast, contextlib, difflib, errno, math, operator, os, sys, textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,10 +75,7 @@ class Settings:
 def declared(path, config=False):
     """The keys that a script (config=True: the `class Config` of a model file) declares: {name: Key}."""
     source = Path(path).read_text(encoding='utf-8')
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {t.start[0]: t for t in tokens if t.type == tokenize.COMMENT}
-    headings = {n: t.string.strip('# -') for n, t in comments.items() if t.line.startswith('# ')}
-    body = ast.parse(source).body
+    lines, body = source.split('\n'), ast.parse(source).body
     if config:
         body = next(node.body for node in body if getattr(node, 'name', '') == 'Config')
     keys = {}
@@ -90,9 +87,11 @@ def declared(path, config=False):
                 choices = ()
             case _:
                 continue
-        if node.end_lineno in comments and isinstance(value, (ast.Constant, ast.UnaryOp, ast.BinOp)):
-            group = headings.get(max((n for n in headings if n < node.lineno), default=0), '')
-            comment = comments[node.end_lineno].string.lstrip('# ')
+        rest = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()       # columns are bytes
+        comment = rest.partition('#')[2].strip()
+        if comment and isinstance(value, (ast.Constant, ast.UnaryOp, ast.BinOp)):
+            headings = [line for line in lines[:node.lineno] if line.startswith('# ')]
+            group = headings[-1].strip('# -') if headings else ''
             keys[name] = Key(name, evaluate(value), choices, comment, group)
     return keys
 
@@ -106,11 +105,11 @@ def evaluate(node):
     """The value of a literal or of + - * / // ** of numbers, finite, exponents at most 64. Or ValueError."""
     try:
         match node:
-            case ast.Constant(value=str() | bool()):
+            case ast.Constant(str() | bool()):
                 return node.value
-            case ast.Constant(value=int() | float()):
-                value = node.value
-            case ast.UnaryOp(op=ast.USub()) | ast.BinOp() if type(node.op) in OPERATORS:
+            case ast.Constant(int() | float() as value):
+                pass
+            case ast.UnaryOp() | ast.BinOp() if type(node.op) in OPERATORS:
                 operands = [evaluate(x) for x in ast.iter_child_nodes(node) if isinstance(x, ast.expr)]
                 large = isinstance(node.op, ast.Pow) and abs(operands[1]) > 64
                 if large or not {*map(type, operands)} <= {int, float}:
@@ -137,9 +136,9 @@ def parse(path):
     for node in body:
         where = f'{path}:{node.lineno}'
         match node:
-            case ast.Expr(value=ast.Constant(value=str())):
+            case ast.Expr(ast.Constant(str())):
                 pass            # a docstring
-            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            case ast.Assign([ast.Name(name)], value):
                 try:
                     found.append((name, evaluate(value), where))
                 except UNREADABLE as error:
@@ -157,22 +156,24 @@ def read(script, argv, config='', words=False):
     Raises Refused for all problems at once: where each stands, what was expected, the nearest legal key."""
     sys.excepthook = explain
     keys, fields = declared(script), {}
-    files = [a for a in argv if a[:1] != '-' or a == '-']
+    files = [a for a in argv if a[:1] != '-']
     configs = [a for a in files if a.endswith('.py')] if 'model' in keys else []
     default = config and not configs and not any(a.startswith('--model=') for a in argv)
     found, problems = parse(config) if default else ([], [])
     for argument in argv:
         name, equals, value = argument[2:].partition('=')
-        if argument[:2] == '--' and name != 'help':
-            found.append((name, value if equals else None, COMMAND_LINE))
-        elif argument in configs:
+        if argument in configs:
             lines, more = parse(argument)
             found, problems = found + lines, problems + more
-        elif argument not in ('-h', '--help') and not (words and argument in files):
+        elif argument in ('-h', '--help') or words and argument in files:
+            continue
+        elif argument[:2] == '--':
+            found.append((name, value if equals else None, COMMAND_LINE))
+        else:
             problems.append(f'{argument!r}: expected --key=value' + ' or a config file' * bool(config))
     if 'model' in keys:
         keys['model'].choices = models()
-        model = next((v for n, v, _ in reversed(found) if n == 'model'), keys['model'].default)
+        model = {name: value for name, value, _ in found}.get('model', keys['model'].default)
         if model in keys['model'].choices:
             fields = declared(ROOT / 'models' / f'{model}.py', config=True)
         else:       # one problem is enough
@@ -229,7 +230,7 @@ def explain(kind, error, trace):
     """The excepthook of every script: what the user can mend is told in words, a bug with its traceback."""
     if isinstance(error, Refused):
         rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
-        print(*(rank + line for line in str(error).split('\n')), sep='\n', file=sys.stderr, flush=True)
+        print(textwrap.indent(str(error), rank), file=sys.stderr, flush=True)
         raise SystemExit(error.code)
     if issubclass(kind, KeyboardInterrupt):
         raise SystemExit(130)
@@ -240,7 +241,7 @@ def explain(kind, error, trace):
         while trace.tb_next and 'micro_batch_size' not in trace.tb_frame.f_globals:
             trace = trace.tb_next
         half = max(trace.tb_frame.f_globals.get('micro_batch_size', 2) // 2, 1)
-        first, *_ = str(error)[:200].split('\n')
+        first = str(error).split('\n')[0][:200]
         print(f'out of memory: {first}', 'what is saved is intact; try',
               f'  --micro_batch_size={half}, the same run in smaller parts', '  --dtype=bfloat16',
               '  a smaller model, or shorter or smaller rows', sep='\n', file=sys.stderr)
@@ -252,7 +253,7 @@ def explain(kind, error, trace):
 
 
 def devices():
-    """The kinds of device that this machine has."""
+    """The kinds of device that this machine has, the fastest last."""
     import torch
     return ['cpu', *['cuda'] * torch.cuda.is_available(), *['mps'] * torch.backends.mps.is_available()]
 
@@ -263,7 +264,7 @@ def resolve(device='auto', dtype='auto', compile='auto'):
     import torch
     here, why = devices(), {}
     if device == 'auto':
-        device = next(kind for kind in ('cuda', 'mps', 'cpu') if kind in here)
+        device = here[-1]
         why['device'] = 'no GPU found' if device == 'cpu' else 'found'
     kind, colon, index = device.partition(':')
     count = torch.cuda.device_count() if kind == 'cuda' else 1
@@ -271,9 +272,8 @@ def resolve(device='auto', dtype='auto', compile='auto'):
     if kind not in here or not (index.isdecimal() and int(index) < count):
         raise Refused(f'device {device!r} is not here; this machine has {", ".join(here)}')
     if dtype == 'auto':
-        native = {'cuda': lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-                  'cpu': lambda: torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-                  'mps': lambda: False}[kind]()
+        native = (torch.cuda.is_bf16_supported(including_emulation=False) if kind == 'cuda' else kind == 'cpu'
+                  and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()))
         dtype = 'bfloat16' if native else 'float16' if kind == 'cuda' else 'float32'
         why['dtype'] = 'native here' if native else 'no native bfloat16'
     if compile == 'auto':
@@ -305,11 +305,10 @@ def keep_memory(yes=True):
     anew in each step, which on a CPU takes convolutional nets much of their time. Elsewhere nothing happens.
     yes=False: as it is by itself, once its thresholds have grown as far as they do."""
     import ctypes
-    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3          # malloc.h
-    sizes = (2**30, 2**31 - 1, 2**29) if yes else (2**25, 2**26, 2**17)
     if mallopt := getattr(ctypes.CDLL(None), 'mallopt', None):
-        for option, size in zip((M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD), sizes):
-            mallopt(option, size)
+        mallopt(-3, 2**30 if yes else 2**25)            # M_MMAP_THRESHOLD, bytes; numbers as in malloc.h
+        mallopt(-1, 2**31 - 1 if yes else 2**26)        # M_TRIM_THRESHOLD
+        mallopt(-2, 2**29 if yes else 2**17)            # M_TOP_PAD
 
 
 def build(checkpoint, device='cpu'):
@@ -332,8 +331,7 @@ def build(checkpoint, device='cpu'):
 def fit(model, weights, whole=True):
     """Load `weights` into `model`. Raises Refused with the names and shapes that do not fit; with whole=False
     loads what does, if anything, and returns the lines about the rest."""
-    have = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in weights.items()}
+    have, given = ({name: tuple(t.shape) for name, t in of.items()} for of in (model.state_dict(), weights))
     wrong = [f'{name}: the model has {have.get(name, "none")}, the checkpoint {given.get(name, "none")}'
              for name in sorted(have.keys() | given.keys()) if have.get(name) != given.get(name)]
     fitting = {name: t for name, t in weights.items() if have.get(name) == given[name]}
@@ -356,11 +354,8 @@ def doctor(root, verify=False):
     import data
 
     def reach():        # in a thread, because looking up a name has no time limit of its own
-        try:
-            socket.create_connection(('raw.githubusercontent.com', 443), 1).close()
+        with contextlib.suppress(OSError), socket.create_connection(('raw.githubusercontent.com', 443), 1):
             reached.append(True)
-        except OSError:
-            pass
     reached, probe = [], threading.Thread(target=reach, daemon=True)
     probe.start()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -369,13 +364,13 @@ def doctor(root, verify=False):
     print(f'settings  {resolve()[-1]}')
     print(f'compiler  {shutil.which("c++") or shutil.which("cl") or "none, so no --compile=True on a CPU"}')
     free = data.free_memory(torch.device('cpu')) / 2**30
-    print(f'memory    {free:.1f} GiB free' if free < 1e9 else 'memory    unknown')
+    print(f'memory    {free:.1f} GiB free' if math.isfinite(free) else 'memory    unknown')
     print(f'disk      {shutil.disk_usage(root).free / 2**30:.1f} GiB free')
     files = [*root.glob('data/*/prepare.py'), *root.glob('data/*/meta.json')]
     for folder in sorted({file.parent for file in files}):
         try:
             state = 'not prepared yet'
-            if (folder / 'meta.json').exists():
+            if folder / 'meta.json' in files:
                 data.check(folder, hashes=verify)
                 state = 'ready' + ', hashes verified' * verify
         except Refused as error:

@@ -64,18 +64,19 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
                 sha256 = put(path / f'{split}.{field}.offsets.bin', offsets)
                 specs[field] |= {'rows': len(rows), 'offsets_sha256': sha256}
                 rows = np.concatenate([row for row in rows if len(row)] or [np.zeros(0, np.uint8)])
-            array = smallest(rows)
+            array = np.ascontiguousarray(smallest(rows))
             sha256 = put(path / f'{split}.{field}.bin', array)
             specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': sha256}
-    put(path / 'meta.json', np.frombuffer(json.dumps(meta, indent=1).encode('utf-8'), np.uint8))
+    put(path / 'meta.json', json.dumps(meta, indent=1).encode('utf-8'))
 
 
-def put(file, array):
-    """Write an array and return its sha256; who has the old file open keeps that. Raises Refused, code 4."""
+def put(file, content):
+    """Write bytes or an array and return the sha256; who has the old file open keeps that. Raises Refused,
+    code 4."""
     temporary = file.with_name(f'{file.name}.tmp')
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.ascontiguousarray(array).tofile(temporary)
+        temporary.write_bytes(content)
         os.replace(temporary, file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -97,7 +98,7 @@ def digest(file, kind='sha256'):
 def check(name, hashes=False):
     """A data set's meta.json, after a comparison of every file's size (hashes=True: sha256 too) with it.
     Raises Refused, code 3, with the file, what was expected and what was found."""
-    path = folder(name)
+    path, files = folder(name), []
     try:
         meta = json.loads((path / 'meta.json').read_text(encoding='utf-8'))
         if meta['format'] != FORMAT:
@@ -115,16 +116,16 @@ def check(name, hashes=False):
                         or spec['kind'] != 'fixed' and len(spec['shape']) != 1):
                     raise ValueError(f'{split}.{field} is of an unknown kind, dtype or shape')
                 size = np.dtype(spec['dtype']).itemsize * math.prod(spec['shape'])
-                files = [(f'{split}.{field}.bin', size, spec['sha256'])]
+                files.append((path / f'{split}.{field}.bin', size, spec['sha256']))
                 if spec['kind'] == 'ragged':
-                    files += [(f'{split}.{field}.offsets.bin', 8 * spec['rows'] + 8, spec['offsets_sha256'])]
-                for file, size, sha256 in files:
-                    file = path / file
-                    found = f'{file.stat().st_size} bytes' if file.is_file() else 'no such file'
-                    if found != f'{size} bytes':
-                        raise damaged(file, f'{size} bytes', found)
-                    if hashes and digest(file) != sha256:
-                        raise damaged(file, f'sha256 {sha256}', digest(file))
+                    file, size = path / f'{split}.{field}.offsets.bin', 8 * (spec['rows'] + 1)
+                    files.append((file, size, spec['offsets_sha256']))
+        for file, size, sha256 in files:
+            found = f'{file.stat().st_size} bytes' if file.is_file() else 'no such file'
+            if found != f'{size} bytes':
+                raise damaged(file, f'{size} bytes', found)
+            if hashes and digest(file) != sha256:
+                raise damaged(file, f'sha256 {sha256}', digest(file))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path / 'meta.json', 'a whole meta.json', f'{type(error).__name__}: {error}')
     return meta
@@ -134,17 +135,18 @@ def ensure(name, prepare='', verify=False):
     """The meta.json of a data set; if it is not there one process prepares it while the others wait. Raises
     Refused if that cannot be, or if it was prepared with other options than those in `prepare`."""
     path, asked = folder(name), {}
+    script = path / 'prepare.py'
     try:
         options = shlex.split(prepare)
     except ValueError as error:
         raise Refused(f'prepare={prepare!r}: {error}')
-    if options and not (path / 'prepare.py').exists():
-        raise Refused(f'{path} has no prepare.py to take prepare={prepare!r}')
     if options:
-        settings = configurator.read(path / 'prepare.py', options)
+        if not script.exists():
+            raise Refused(f'{path} has no prepare.py to take prepare={prepare!r}')
+        settings = configurator.read(script, options)
         asked = {key: settings.knobs[key] for key in settings.given}
     if not (path / 'meta.json').exists():
-        if not (path / 'prepare.py').exists():
+        if not script.exists():
             known = sorted(file.parent.name for file in (ROOT / 'data').glob('*/prepare.py'))
             raise Refused(f'there is no data set {path}; there are {", ".join(known)}',
                           'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME',
@@ -157,14 +159,14 @@ def ensure(name, prepare='', verify=False):
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)            # the kernel frees it, however this process ends
             if not (path / 'meta.json').exists():
-                argv, sys.argv = sys.argv, [str(path / 'prepare.py'), *options]
+                argv, sys.argv = sys.argv, [str(script), *options]
                 runpy.run_path(sys.argv[0], run_name='__main__')
                 sys.argv = argv
     meta = check(name, verify)
     there = {key: meta['options'].get(key) for key in asked}
     if there != asked:
         raise Refused(f'{path} was prepared with {there}, asked for is {asked}',
-                      f'prepare it again: python {path}/prepare.py {prepare}', code=3)
+                      f'prepare it again: python {script} {prepare}', code=3)
     return meta
 
 
@@ -196,15 +198,21 @@ class Split:
         self.kind = {field: specs[field]['kind'] for field in fields}
         self.ragged = [field for field in fields if self.kind[field] == 'ragged']
         self.stream = 'stream' in self.kind.values()
-        arrays = {}
-        for field in fields:
+        arrays, self.starts, self.lengths = {}, {}, {}
+        for field, kind in self.kind.items():
             file, shape = path / f'{split}.{field}.bin', tuple(specs[field]['shape'])
             if not math.prod(shape):
                 raise damaged(file, 'rows', 'none')
-            arrays[field] = np.memmap(file, specs[field]['dtype'], 'c', shape=shape)
+            array = arrays[field] = np.memmap(file, specs[field]['dtype'], 'c', shape=shape)
             limit = info.get('n_class' if field == 'label' else 'vocab_size', math.inf)
-            if (field == 'label' or self.kind[field] != 'fixed') and arrays[field].max() >= limit:
-                raise damaged(file, f'values below {limit}', arrays[field].max())
+            if (field == 'label' or kind != 'fixed') and array.max() >= limit:
+                raise damaged(file, f'values below {limit}', array.max())
+            if kind == 'ragged':
+                file = path / f'{split}.{field}.offsets.bin'
+                offsets = np.fromfile(file, '<i8')
+                if offsets[0] or (np.diff(offsets) < 0).any() or offsets[-1] != len(array):
+                    raise damaged(file, f'a rise from 0 to {len(array)}', offsets)
+                self.starts[field], self.lengths[field] = offsets[:-1], np.diff(offsets)
         self.augment, self.mean = augment, info.get('mean')
         sizes = [a.shape[2:] for field, a in arrays.items() if self.kind[field] == 'fixed' and a.ndim == 4]
         if augment and not (sizes and augment.shift < min(map(min, sizes)) and len({*sizes}) == 1):
@@ -213,14 +221,12 @@ class Split:
         if augment and (augment.cutout or augment.jitter) and not (self.mean and 'image' in fields):
             raise Refused(f'cutout and jitter are of a field `image` with a `mean`, which {path} lacks')
         self.resident = sum(a.nbytes for a in arrays.values()) <= min(RESIDENT, free_memory(self.device) / 4)
-        self.arrays = {field: self._tensor(array) for field, array in arrays.items()}
-        self.starts, self.lengths = {}, {}
-        for field in self.ragged:
-            file = path / f'{split}.{field}.offsets.bin'
-            offsets = np.fromfile(file, '<i8')
-            if offsets[0] or (np.diff(offsets) < 0).any() or offsets[-1] != len(arrays[field]):
-                raise damaged(file, f'a rise from 0 to {len(arrays[field])}', offsets)
-            self.starts[field], self.lengths[field] = offsets[:-1], np.diff(offsets)
+        self.arrays = {}
+        for field, array in arrays.items():
+            if array.itemsize > 1:      # torch half supports uint16 and uint32: the same bits, as signed
+                array = array.view(array.dtype.str.replace('u', 'i'))
+            tensor = torch.from_numpy(array)
+            self.arrays[field] = tensor.to(self.device, copy=True) if self.resident else tensor
         self.size = len(self.lengths[self.ragged[0]] if self.ragged else arrays[fields[0]])  # or tokens
         self.indices = np.arange(0 if self.stream else self.size)
         self.too_long = 0               # ragged rows that are cut, or in train dropped if info says so
@@ -243,12 +249,6 @@ class Split:
         """Rows of an epoch."""
         T = self.block_size
         return max(1, (self.size - T) // T) if self.stream else len(self.indices)
-
-    def _tensor(self, array):
-        """`array` as a tensor; uint16 and uint32, which torch half supports, by their bits as signed."""
-        signed = array.view(array.dtype.str.replace('u', 'i')) if array.itemsize > 1 else array
-        tensor = torch.from_numpy(signed)
-        return tensor.to(self.device, copy=True) if self.resident else tensor
 
     # Which rows are functions of (seed, epoch) and (seed, step): there is no state to keep for a resume.
 
@@ -291,8 +291,8 @@ class Split:
             rows, whole = np.arange(0, self.size - 1, self.block_size), (self.size - 1) // self.block_size
         else:
             rows, whole = self.by_length(np.arange(self.size)), self.size
-        batches = [rows[i:min(i + batch_size, whole)] for i in range(0, whole, batch_size)]
-        return batches + [rows[whole:]] * (whole < len(rows))
+        batches = np.split(rows, [*range(batch_size, whole, batch_size), whole])
+        return [batch for batch in batches if len(batch)]
 
     def batch(self, rows, ahead=None):
         """The fields of `rows` on the device: tokens and labels as int64, images and masks as stored.
@@ -310,9 +310,7 @@ class Split:
 
     def row(self, field, i):
         """Row i of a ragged field: its ids, a list, without padding."""
-        start, array = self.starts[field][i], self.arrays[field]
-        values = array[start:start + self.lengths[field][i]].long()
-        return (values & 2 ** (8 * array.element_size()) - 1).tolist()      # unsigned again
+        return self._field(field, np.array([i]))[0, :self.lengths[field][i]].tolist()
 
     def _gather(self, rows):
         return {field: self._field(field, rows) for field in self.arrays}
@@ -338,9 +336,9 @@ class Split:
             values = values.masked_fill(column >= place(lengths)[:, None], 0)           # 0 is padding
         else:
             values = array[place(rows)]
-        pixels = kind == 'fixed' and values.dim() > 1 and array.element_size() == 1
+        pixels = kind == 'fixed' and values.dim() > 1 and values.element_size() == 1
         if not pixels and not values.is_floating_point():
-            values = values.long() & 2 ** (8 * array.element_size()) - 1                # unsigned again
+            values = values.long() & 2 ** (8 * values.element_size()) - 1               # unsigned again
         return values.pin_memory() if self.device.type == 'cuda' and not self.resident else values
 
 
