@@ -48,39 +48,41 @@ def smallest(values):
 
 def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[]):
     """Write a data set. `splits` is {split: {field: rows}}: an array, or for a ragged field 1-D arrays;
-    `kinds` names the fields that are not fixed. It is no data set until its meta.json stands."""
+    `kinds` names the fields that are not fixed. It is no data set until its meta.json stands. Raises Refused,
+    code 4, if it cannot be written."""
     path = folder(name)
-    (path / 'meta.json').unlink(missing_ok=True)
     meta = {'format': FORMAT, 'splits': {}, 'info': info, 'tokenizer': tokenizer, 'options': options,
             'source': source}
-    for split, fields in splits.items():
-        specs = meta['splits'][split] = {}
-        if 'stream' not in kinds.values() and len({*map(len, fields.values())}) > 1:
-            raise ValueError(f'the fields of {split} have different numbers of rows')
-        for field, rows in fields.items():
-            specs[field] = {'kind': kinds.get(field, 'fixed')}
-            if specs[field]['kind'] == 'ragged':
-                offsets = np.cumsum([0, *map(len, rows)], dtype='<i8')
-                sha256 = put(path / f'{split}.{field}.offsets.bin', offsets)
-                specs[field] |= {'rows': len(rows), 'offsets_sha256': sha256}
-                rows = np.concatenate([row for row in rows if len(row)] or [np.zeros(0, np.uint8)])
-            array = np.ascontiguousarray(smallest(rows))
-            sha256 = put(path / f'{split}.{field}.bin', array)
-            specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': sha256}
-    put(path / 'meta.json', json.dumps(meta, indent=1).encode('utf-8'))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / 'meta.json').unlink(missing_ok=True)
+        for split, fields in splits.items():
+            specs = meta['splits'][split] = {}
+            if 'stream' not in kinds.values() and len({*map(len, fields.values())}) > 1:
+                raise ValueError(f'the fields of {split} have different numbers of rows')
+            for field, rows in fields.items():
+                specs[field] = {'kind': kinds.get(field, 'fixed')}
+                if specs[field]['kind'] == 'ragged':
+                    offsets = np.cumsum([0, *map(len, rows)], dtype='<i8')
+                    sha256 = put(path / f'{split}.{field}.offsets.bin', offsets)
+                    specs[field] |= {'rows': len(rows), 'offsets_sha256': sha256}
+                    rows = np.concatenate([row for row in rows if len(row)] or [np.zeros(0, np.uint8)])
+                array = np.ascontiguousarray(smallest(rows))
+                sha256 = put(path / f'{split}.{field}.bin', array)
+                specs[field] |= {'dtype': array.dtype.name, 'shape': array.shape, 'sha256': sha256}
+        put(path / 'meta.json', json.dumps(meta, indent=1).encode('utf-8'))
+    except OSError as error:
+        raise Refused(f'{path} cannot be written: {error.strerror or error}', code=4)
 
 
 def put(file, content):
-    """Write bytes or an array and return the sha256; who has the old file open keeps that. Raises Refused,
-    code 4."""
+    """Write bytes or an array and return the sha256; who has the old file open keeps that."""
     temporary = file.with_name(f'{file.name}.tmp')
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, file)
-    except OSError as error:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise Refused(f'{file} cannot be written: {error.strerror or error}', code=4)
     return digest(file)
 
 

@@ -255,6 +255,14 @@ def test_integers_take_the_smallest_type_and_come_back_as_they_were(tmp_path, va
         assert batch.dtype == torch.int64 and batch.flatten().tolist() == [*values, *values]
 
 
+@pytest.mark.parametrize('place', ['file', 'file/x'])
+def test_a_place_that_cannot_hold_a_data_set_is_refused(tmp_path, place):
+    (tmp_path / 'file').write_text('no folder')
+    with pytest.raises(Refused, match=f'{place} cannot be written') as refused:
+        data.save(f'{tmp_path}/{place}', {'train': {'label': [1, 2]}})
+    assert refused.value.code == 4 and (tmp_path / 'file').read_text() == 'no folder'
+
+
 def test_a_row_of_nothing_makes_no_floats_of_the_others(tmp_path):
     data.save(str(tmp_path / 'x'), {'val': {'text': [[2**24 + 1, 2], [], [3]]}}, kinds={'text': 'ragged'})
     assert data.check(str(tmp_path / 'x'))['splits']['val']['text']['dtype'] == 'uint32'
