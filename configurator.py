@@ -266,10 +266,10 @@ def resolve(device='auto', dtype='auto', compile='auto'):
     if device == 'auto':
         device = here[-1]
         why['device'] = 'no GPU found' if device == 'cpu' else 'found'
-    kind, colon, index = device.partition(':')
+    kind = device.split(':')[0]
     count = torch.cuda.device_count() if kind == 'cuda' else 1
-    index = index if colon else os.environ.get('LOCAL_RANK', '0') if kind == 'cuda' else '0'
-    if kind not in here or not (index.isdecimal() and int(index) < count):
+    numbered = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if device == 'cuda' else device
+    if kind not in here or numbered not in (kind, *(f'{kind}:{i}' for i in range(count))):
         raise Refused(f'device {device!r} is not here; this machine has {", ".join(here)}')
     if dtype == 'auto':
         native = (torch.cuda.is_bf16_supported(including_emulation=False) if kind == 'cuda' else kind == 'cpu'
