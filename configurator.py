@@ -131,7 +131,8 @@ def parse(path):
     except OSError as error:
         return [], [f'{path}: {error.strerror}; config files are in {ROOT / "config"}']
     except UNREADABLE as error:
-        return [], [f'{path}:{getattr(error, "lineno", 1)}: cannot be read: {getattr(error, "msg", error)}']
+        line, reason = getattr(error, 'lineno', None) or 1, getattr(error, 'msg', error)
+        return [], [f'{path}:{line}: cannot be read: {reason}']
     found, problems = [], []
     for node in body:
         where = f'{path}:{node.lineno}'
@@ -203,7 +204,7 @@ def read(script, argv, config='', words=False):
         print(usage(script, keys, fields, settings.knobs | settings.fields))
         raise SystemExit(0)
     if problems:
-        raise Refused(*problems, f'`python {Path(script).name} --help` shows every key')
+        raise Refused(*problems, f'`python {os.path.relpath(script)} --help` shows every key')
     return settings
 
 
@@ -214,7 +215,7 @@ def models():
 
 def usage(script, keys, fields, values):
     """The help text: the script's docstring, then every key in its group, with the value it would have."""
-    lines, group = [ast.get_docstring(ast.parse(Path(script).read_text(encoding='utf-8')))], None
+    lines, group = [ast.get_docstring(ast.parse(Path(script).read_text(encoding='utf-8'))) or ''], None
     for key in [*keys.values(), *fields.values()]:
         heading = 'of the model' if key.name in fields else key.group
         if heading != group:

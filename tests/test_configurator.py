@@ -193,7 +193,7 @@ def test_a_config_file_that_is_not_there_or_no_text_is_refused_by_name(given, tm
     assert refuses(given, '--n=1', 'folder.py')[0].startswith('folder.py: ')
     for raw in b'name = "\xe9"', b'n = 1\x00', 'n = 3'.encode('utf-16'):
         (tmp_path / 'bytes.py').write_bytes(raw)
-        assert refuses(given, '--n=1', 'bytes.py')[0].startswith('bytes.py:')
+        assert refuses(given, '--n=1', 'bytes.py')[0].startswith('bytes.py:1: ')
 
 
 @pytest.mark.parametrize('source, line', [
@@ -268,6 +268,16 @@ def test_every_script_helps_and_does_nothing_else(launch, tmp_path, script):
     code, text = launch(script, '--help', cwd=tmp_path)
     assert code == 0 and '--' in text and 'Traceback' not in text, text
     assert [path.name for path in tmp_path.iterdir()] == ['output0']
+
+
+def test_a_script_of_your_own_needs_no_docstring_and_is_called_where_it_is(given, tmp_path, capsys):
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own/prepare.py').write_text('size = 3    # of it\n')
+    with pytest.raises(SystemExit) as stop:
+        read('own/prepare.py', ['--help'])
+    assert stop.value.code == 0 and re.search('--size=3 +of it', capsys.readouterr().out)
+    with pytest.raises(Refused, match='python own/prepare.py --help'):
+        read(tmp_path / 'own/prepare.py', ['--sise=3'])
 
 
 def nobody_reads():
