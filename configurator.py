@@ -239,13 +239,15 @@ def explain(kind, error, trace):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0)
     if issubclass(kind, MemoryError) or 'out of memory' in str(error) or 'allocate memory' in str(error):
-        while trace.tb_next and 'micro_batch_size' not in trace.tb_frame.f_globals:
+        while trace and 'micro_batch_size' not in trace.tb_frame.f_globals:
             trace = trace.tb_next
-        half = max(trace.tb_frame.f_globals.get('micro_batch_size', 2) // 2, 1)
+        advice = ['  a smaller model, or fewer, shorter or smaller rows']
+        if trace:       # train.py, which has these keys
+            half = max(trace.tb_frame.f_globals['micro_batch_size'] // 2, 1)
+            advice = [f'  --micro_batch_size={half}, the same run in smaller parts', '  --dtype=bfloat16',
+                      *advice]
         first = str(error).split('\n')[0][:200]
-        print(f'out of memory: {first}', 'what is saved is intact; try',
-              f'  --micro_batch_size={half}, the same run in smaller parts', '  --dtype=bfloat16',
-              '  a smaller model, or shorter or smaller rows', sep='\n', file=sys.stderr)
+        print(f'out of memory: {first}', 'what is saved is intact; try', *advice, sep='\n', file=sys.stderr)
         raise SystemExit(5)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         print(f'{error.filename or "a file"} cannot be written: {error.strerror}', file=sys.stderr)

@@ -533,6 +533,16 @@ def test_out_of_memory_names_three_settings_and_the_first_goes_on(launch, argv, 
     assert code == 0 and losses(tmp_path / 'a') == pytest.approx(whole, abs=1e-5), text
 
 
+def test_out_of_memory_elsewhere_proposes_no_key_that_is_none(capsys):
+    with pytest.raises(SystemExit) as end:
+        try:
+            raise MemoryError('Unable to allocate 9 TiB')
+        except MemoryError as error:
+            configurator.explain(MemoryError, error, error.__traceback__)
+    said = capsys.readouterr().err
+    assert end.value.code == 5 and 'out of memory: Unable' in said and '--' not in said
+
+
 # --- several processes
 
 def test_of_two_runs_in_one_place_one_is_refused_and_a_dead_ones_lock_is_none(start, argv, tmp_path):
