@@ -81,8 +81,8 @@ def declared(path, config=False):
     keys = {}
     for node in body:
         match node:
-            case ast.AnnAssign(ast.Name(name), ast.Subscript(slice=literal), value):
-                choices = ast.literal_eval(literal)
+            case ast.AnnAssign(ast.Name(name), ast.Subscript(ast.Name('Literal'), literal), value):
+                choices = tuple(map(ast.literal_eval, getattr(literal, 'elts', [literal])))
             case ast.AnnAssign(ast.Name(name), _, value) | ast.Assign([ast.Name(name)], value):
                 choices = ()
             case _:

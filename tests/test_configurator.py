@@ -303,6 +303,15 @@ def test_declarations_are_what_python_sees(script):
         assert key.comment and (not key.choices or key.default in key.choices), name
 
 
+def test_other_annotations_are_no_choices_and_a_single_choice_is_one(tmp_path):
+    (tmp_path / 'model.py').write_text('class Config:\n    sizes: tuple[int, int] = (1, 2)     # pixels\n'
+                                       "    kind: Literal['one'] = 'one'        # which\n"
+                                       '    rate: Optional[float] = 0.5         # how much\n')
+    keys = declared(tmp_path / 'model.py', config=True)
+    assert {name: key.choices for name, key in keys.items()} == {'kind': ('one',), 'rate': ()}
+    assert keys['kind'].convert('one', text=True) == 'one'
+
+
 def test_every_knob_of_train_is_declared_with_a_comment():
     body = ast.parse((ROOT / 'train.py').read_text(encoding='utf-8')).body
     literals = {target.id for node in body if isinstance(node, (ast.Assign, ast.AnnAssign))
