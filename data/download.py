@@ -48,7 +48,7 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
     for place in [path, *mirrored, *urls]:
         try:
             wrong = attempt(place)
-        except OSError as error:
+        except (OSError, ValueError) as error:      # ValueError: a host's name that can be none
             while error.__context__ and type(error).__module__.startswith(('requests', 'urllib3')):
                 error = error.__context__       # they wrap what happened three deep
             wrong = getattr(error, 'strerror', None) or str(error) or type(error).__name__
@@ -65,7 +65,7 @@ def sums(mirror):
     try:
         return (requests.get(f'{mirror}/SHA256SUMS', timeout=TIMEOUT).text if '://' in mirror else
                 Path(mirror, 'SHA256SUMS').read_text(encoding='utf-8', errors='replace')).splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
@@ -137,6 +137,8 @@ def unpack(archive, names, max_bytes):
                         yield info.name, tar.extractfile(info).read()
                 while read(stream, 1 << 16):
                     pass        # on to the end, where gzip keeps its checksum
+    except MemoryError:
+        raise                       # which is not the archive's fault
     except Exception as error:      # whatever a hostile archive makes the readers raise
         reason = str(error) or type(error).__name__
         raise Refused(f'{archive}: {member}: {reason}; remove it to have it fetched again', code=3)

@@ -164,6 +164,14 @@ def test_nobody_there(raw, capsys):
     assert 'no://scheme: No connection adapters' in error
 
 
+def test_a_mirror_whose_name_can_be_none(raw, web, capsys, monkeypatch):
+    monkeypatch.setenv('DATA_MIRROR', 'http://a..b')
+    web.routes |= {'/wrong': serve(OTHER), '/a': serve()}
+    error = refused(capsys, fetch, raw, f'{web.url}/wrong')
+    assert f'http://a..b/{NAME}: ' in error and f'{web.url}/wrong: wrong bytes' in error
+    assert fetch(raw, f'{web.url}/a').read_bytes() == BODY
+
+
 def test_three_ways_out(raw, web, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv('DATA_MIRROR', str(tmp_path / 'none'))
     error = refused(capsys, fetch, raw, f'{web.url}/gone')
@@ -444,6 +452,17 @@ def test_unpack_refuses_every_cut(archive, capsys):
     for size in [*range(0, end, 97), end - 1]:
         archive.write_bytes(whole[:size])
         assert str(archive) in refused(capsys, unpacked, archive, 'a.txt', 'b.txt')
+
+
+def test_out_of_memory_blames_no_archive(archive, monkeypatch):
+    def full(*args, **more):
+        raise MemoryError
+
+    build(archive)
+    monkeypatch.setattr(zipfile, 'ZipFile', full)
+    monkeypatch.setattr(tarfile, 'open', full)
+    with pytest.raises(MemoryError):
+        unpacked(archive, 'list.txt')
 
 
 def test_unpack_refuses_what_is_no_archive(archive, capsys):
