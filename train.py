@@ -322,6 +322,10 @@ if __name__ == '__main__':
     if len(train) < batch_size:
         raise Refused(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
                       f'--batch_size={len(train)}')
+    for name, split in splits.items():
+        if split.too_long:
+            this.say(f'{split.too_long:,} rows of {name}, longer than block_size {split.block_size}, are '
+                     + ('left out' if len(split) < split.size else 'cut'))
     max_iters = max(1, round(epochs * (len(train) // batch_size))) if epochs else max_iters
     warmup = round(warmup_iters * (max_iters if warmup_iters < 1 else 1))
     if warmup >= max_iters:

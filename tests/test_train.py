@@ -261,6 +261,15 @@ def test_ranks_and_micro_batches_give_the_same_run(launch, request, tmp_path, ki
         assert ours == pytest.approx(val, abs=1e-5), name
 
 
+def test_rows_that_are_too_long_are_said(launch, backwards, tmp_path):
+    code, text = launch('train.py', *TINY, f'--dataset={backwards}', '--model=transformer',
+                        f'--out_dir={tmp_path}/a', '--block_size=8', '--max_iters=1')
+    assert code == 0, text
+    for name in 'train', 'val':
+        count = sum(np.diff(np.fromfile(f'{backwards}/{name}.src.offsets.bin', '<i8')) > 8)
+        assert count > 3 and f'\n{count} rows of {name}, longer than block_size 8, are cut\n' in f'\n{text}'
+
+
 def test_torchrun_itself(toy, tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     argv = [*TINY, f'--dataset={toy}', '--max_iters=3', f'--out_dir={tmp_path}/run']
