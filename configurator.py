@@ -90,8 +90,8 @@ def declared(path, config=False):
         rest = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()       # columns are bytes
         comment = rest.partition('#')[2].strip()
         if comment and isinstance(value, (ast.Constant, ast.UnaryOp, ast.BinOp)):
-            headings = [line for line in lines[:node.lineno] if line.startswith('# ')]
-            group = headings[-1].strip('# -') if headings else ''
+            headings = [line for line in lines[:node.lineno] if line.startswith('# ')] or ['']
+            group = 'of the model' if config else headings[-1].strip('# -')
             keys[name] = Key(name, evaluate(value), choices, comment, group)
     return keys
 
@@ -201,7 +201,7 @@ def read(script, argv, config='', words=False):
         if idle in keys and settings.given.get(name) == COMMAND_LINE != settings.given.get(idle):
             settings.knobs[idle], settings.given[idle] = keys[idle].default, COMMAND_LINE
     if '--help' in argv or '-h' in argv:
-        print(usage(script, keys, fields, settings.knobs | settings.fields))
+        print(usage(script, keys | fields, settings.knobs | settings.fields))
         raise SystemExit(0)
     if problems:
         raise Refused(*problems, f'`python {os.path.relpath(script)} --help` shows every key')
@@ -213,13 +213,12 @@ def models():
     return tuple(sorted(path.stem for path in (ROOT / 'models').glob('[a-z]*.py')))
 
 
-def usage(script, keys, fields, values):
+def usage(script, keys, values):
     """The help text: the script's docstring, then every key in its group, with the value it would have."""
     lines, group = [ast.get_docstring(ast.parse(Path(script).read_text(encoding='utf-8'))) or ''], None
-    for key in [*keys.values(), *fields.values()]:
-        heading = 'of the model' if key.name in fields else key.group
-        if heading != group:
-            group = heading
+    for key in keys.values():
+        if key.group != group:
+            group = key.group
             lines += ['', f'{group}:']
         choices = f'  [{" | ".join(map(str, key.choices))}]' if key.choices else ''
         value = values.get(key.name, key.default)
@@ -365,7 +364,7 @@ def doctor(root, verify=False):
     print(f'python    {platform.python_version()}, {platform.system()} {platform.machine()}')
     print(f'torch     {torch.__version__}, {torch.get_num_threads()} threads', *gpus, sep=', ')
     print(f'settings  {resolve()[-1]}')
-    print(f'compiler  {shutil.which("c++") or shutil.which("cl") or "none, so no --compile=True on a CPU"}')
+    print(f'compiler  {shutil.which("c++") or "none, so no --compile=True on a CPU"}')
     free = data.free_memory(torch.device('cpu')) / 2**30
     print(f'memory    {free:.1f} GiB free' if math.isfinite(free) else 'memory    unknown')
     print(f'disk      {shutil.disk_usage(root).free / 2**30:.1f} GiB free')

@@ -33,8 +33,6 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
             print(f'{name} is taken by the hash in {mirror}/SHA256SUMS, not by an official one')
 
     def attempt(place):
-        if place == path:
-            return flaw(path, place)
         print(f'{name} from {place}')
         resumed = pull(place, part, hashed=bool(official))
         if wrong := flaw(part, place):
@@ -47,7 +45,7 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
     tried = []
     for place in [path, *mirrored, *urls]:
         try:
-            wrong = attempt(place)
+            wrong = flaw(path, place) if place == path else attempt(place)
         except (OSError, ValueError) as error:      # ValueError: a host's name that can be none
             while error.__context__ and type(error).__module__.startswith(('requests', 'urllib3')):
                 error = error.__context__       # they wrap what happened three deep
@@ -63,8 +61,9 @@ def fetch(dataset, file, urls, sha256=None, md5=None, folder=None):
 
 def sums(mirror):
     try:
-        return (requests.get(f'{mirror}/SHA256SUMS', timeout=TIMEOUT).text if '://' in mirror else
-                Path(mirror, 'SHA256SUMS').read_text(encoding='utf-8', errors='replace')).splitlines()
+        if '://' in mirror:
+            return requests.get(f'{mirror}/SHA256SUMS', timeout=TIMEOUT).text.splitlines()
+        return Path(mirror, 'SHA256SUMS').read_text(encoding='utf-8', errors='replace').splitlines()
     except (OSError, ValueError):
         return []
 
