@@ -90,7 +90,7 @@ def declared(path, config=False):
         rest = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()       # columns are bytes
         comment = rest.partition('#')[2].strip()
         if comment and isinstance(value, (ast.Constant, ast.UnaryOp, ast.BinOp)):
-            headings = [line for line in lines[:node.lineno] if line.startswith('# ')] or ['']
+            headings = [line for line in lines[:node.lineno] if line.startswith('# ')] or ['options']
             group = 'of the model' if config else headings[-1].strip('# -')
             keys[name] = Key(name, evaluate(value), choices, comment, group)
     return keys
