@@ -15,7 +15,7 @@ from data import bpe, tokenizer
 from test_augment import pictures
 
 PREPARE = '''
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 from pathlib import Path
 import configurator, data
 

@@ -5,7 +5,7 @@
 Of the 50,000 in the training batches 5,000, always the same, are val; the test batch is test. `--val=0` gives
 all 50,000 to train, and leaves nothing to choose on.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 
 import numpy as np
 

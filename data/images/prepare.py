@@ -8,7 +8,7 @@
 Such folders in photos/train/, photos/val/ and perhaps photos/test/ are the splits; otherwise val and test are
 drawn, always the same. The shorter side of a picture becomes `size`; the square in its middle is kept.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 from pathlib import Path
 
 import numpy as np

@@ -5,7 +5,7 @@
 Of the 60,000 for training 5,000, always the same, are val; the 10,000 others are test. `--val=0` gives all
 60,000 to train, and leaves nothing to choose on.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 import gzip, math, struct, zlib
 
 import numpy as np

@@ -5,7 +5,7 @@
 As published: nothing is cleaned, lower-cased or tokenised, so BLEU on test (2016) and test2017 is that of
 others who leave it so. The byte pairs, of both languages together, are learnt on train alone.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 from itertools import chain
 
 import configurator, data

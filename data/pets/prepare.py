@@ -6,7 +6,7 @@ A mask keeps the codes of its trimap: 1 is pet, 2 background, 3 the border betwe
 of the list trainval a tenth, always the same, is val; the 3,669 of the list test are test. The shorter side
 of a picture becomes `size`; the square in its middle is kept. The files themselves stay in raw/, to be seen.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 
 import numpy as np
 

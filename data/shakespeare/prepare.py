@@ -5,7 +5,7 @@
 
 The text must be UTF-8. A byte order mark is dropped, and CRLF or CR ends a line as LF does.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 from pathlib import Path
 
 import numpy as np

@@ -5,7 +5,7 @@
 Of the files in sorted order every 100th is val, whole, and the rest train; tests and what was installed later
 are left out. Another version of Python is another data set, so meta.json keeps the version.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 import platform, sysconfig
 from pathlib import Path
 

@@ -12,7 +12,7 @@ A pair is left out of train if a side is empty, longer than max_length or longer
 other, if its source sentence is held out, or if it was there before. What is held out stays as it is. The
 byte pairs, of both languages together, are learnt on train alone.
 """
-import sys; sys.path.insert(0, __file__.rsplit('data', 1)[0])
+import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
 import html, re
 from collections import Counter
 from itertools import chain
