@@ -6,7 +6,7 @@ times narrower than the stream instead of four times wider: little is computed w
 do the work. Not run yet.
 """
 dataset = 'wmt_enfr'
-prepare = '--corpora=europarl,newstest,tatoeba'
+prepare = '--corpora=europarl,newstest,tatoeba --vocab_size=8000'
 
 model = 'transformer'
 n_layer = 6

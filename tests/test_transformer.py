@@ -303,13 +303,13 @@ def test_tied_weights_are_one_matrix_before_and_after_loading_and_untied_three()
 def test_the_config_for_en_fr_has_the_parameters_counted_by_hand():
     settings = configurator.read(ROOT / 'train.py', [str(ROOT / 'config/train_enfr.py')])
     with torch.device('meta'):
-        model = Model(Config(vocab_size=16_000, **settings.fields))
+        model = Model(Config(vocab_size=8_000, **settings.fields))
     attention = 4 * (512 * 512 + 512)                       # q, k, v and the way back: 1,050,624
     feed_forward = 512 * 128 + 128 + 128 * 512 + 512        # 131,712
     encode = attention + feed_forward + 2 * 2 * 512         # with two LayerNorms: 1,184,384
     decode = 2 * attention + feed_forward + 3 * 2 * 512     # with three: 2,236,032
-    expected = 6 * (encode + decode) + 2 * 2 * 512 + 16_000 * 512      # one matrix for all ids: 8,192,000
-    assert sum(p.numel() for p in model.parameters()) == expected == 28_716_544
+    expected = 6 * (encode + decode) + 2 * 2 * 512 + 8_000 * 512       # one matrix for all ids: 4,096,000
+    assert sum(p.numel() for p in model.parameters()) == expected == 24_620_544
 
 
 def test_dropout_keeps_its_share_and_the_mean_and_rests_in_evaluation():
