@@ -29,6 +29,8 @@ class Config:
     def __post_init__(self):
         problems = [f'{name} must be at least 1, got {getattr(self, name)}'
                     for name in ('n_class', 'channels') if getattr(self, name) < 1]
+        if self.arch not in ARCHITECTURES:
+            problems.append(f'arch {self.arch!r} does not exist; there are {", ".join(ARCHITECTURES)}')
         if not 0 <= self.label_smoothing < 1:
             problems.append(f'label_smoothing must be in [0, 1), got {self.label_smoothing}')
         if not len(self.mean) == len(self.std) == self.channels:

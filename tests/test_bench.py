@@ -65,7 +65,7 @@ def test_a_picture_is_moved_with_its_mask_and_one_in_two_is_mirrored(tmp_path):
 
 
 @pytest.mark.parametrize('argv, words', [
-    (['--steps=0'], 'steps must be at least 1, got 0'), (['--batch_size=41'], 'expected at most 40 rows'),
+    (['--steps=0'], 'steps must be at least 1, got 0'), (['--batch_size=41'], 'expected 1 to 40 rows'),
     (['--micro_batch_size=3'], 'a multiple of micro_batch_size 3'),
     (['--against=nowhere'], 'expected a checkout of nanoGPT'), (['--width=0'], 'width must be at least 1')])
 def test_what_cannot_be_timed_is_refused(launch, tmp_path, argv, words):
