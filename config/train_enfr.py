@@ -14,12 +14,13 @@ n_head = 8
 n_embd = 512
 n_hidden = 128
 block_size = 192
-batch_size = 128
-epochs = 4
-eval_interval = 1000
+batch_size = 512
+micro_batch_size = 128
+epochs = 6
+eval_interval = 345
 
 optimizer = 'muon'
-learning_rate = 2e-3
+learning_rate = 3e-3
 schedule = 'onecycle'
 warmup_iters = 0.1
 beta2 = 0.98

@@ -13,8 +13,9 @@ n_hidden = 1024
 block_size = 128
 dropout = 0.3
 batch_size = 256
-epochs = 14
-eval_interval = 565
+micro_batch_size = 64
+epochs = 32
+eval_interval = 904
 
 optimizer = 'muon'
 learning_rate = 4e-3
