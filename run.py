@@ -336,7 +336,8 @@ def strict(value):
 def listed(metrics):
     """Metrics as words: 'loss 1.4697, perplexity 4.3479'; what is not one number is left to the log."""
     numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
-    return ', '.join(f'{name} {value:.4f}' for name, value in numbers.items())
+    return ', '.join(f'{name} {value}' if isinstance(value, int) else f'{name} {value:.4f}'
+                     for name, value in numbers.items())
 
 
 def duration(seconds):

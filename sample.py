@@ -6,9 +6,9 @@ checkpoint alone: no network, and the data set only where rows of it are asked f
     echo 'def main(' | python sample.py --out_dir=out/stdlib --start=-
     python sample.py --out_dir=out/multi30k --start='A dog runs.'       # or FILE:path, a line each
     python sample.py --out_dir=out/multi30k --split=test --beam=4 --bleu
-    python sample.py --out_dir=out/cifar10                      # 25 test pictures, each with its class
-    python sample.py --out_dir=out/cifar10 --start=cat.jpg      # a picture of your own
-    python sample.py --out_dir=out/cifar10 --out=test.jsonl     # all of test, a line of probabilities per row
+    python sample.py --out_dir=out/cifar10_cnn                  # 25 test pictures, each with its class
+    python sample.py --out_dir=out/cifar10_cnn --start=cat.jpg  # a picture of your own
+    python sample.py --out_dir=out/cifar10_cnn --out=test.jsonl # all of test, a line of probabilities per row
     python sample.py --out_dir=out/pets_mp_tr_bce --start=photo.jpg     # where the pet is
     python sample.py --out_dir=out/cvae_mnist --grid=wrong_label        # a 7 as a 3 in the same hand
     python sample.py --out_dir=out/cvae_mnist --judge=out/mnist_cnn     # does a picture obey its label?
@@ -34,7 +34,7 @@ device = 'auto'         # auto, cpu, cuda, mps
 # --- of text, translations, classes and masks alone
 start = ''              # a text or picture; FILE:path to read the text there, - from the standard input
 # --- of text, classes, masks and images alone
-num_samples = 0         # texts, or pictures of a grid, or its rows if each has many; 0: a fitting number
+num_samples = 0         # texts, or pictures of a grid, or its rows, of prior its columns; 0: a fitting number
 # --- of text alone
 stop = ''               # a string that ends a sample
 max_new_tokens = 500    # tokens in each
@@ -148,7 +148,7 @@ def writing(file):
 
 def scale(images):
     """How many times (n, C, H, W) pictures are enlarged to be seen."""
-    return math.ceil(160 / images.shape[3])
+    return math.ceil(160 / min(images.shape[2:]))
 
 
 def tiles(images, captions, title, file, columns=0):
@@ -362,7 +362,7 @@ def segment(net, checkpoint):
     captions = [[line] for row, d, share in zip(rows, dice, wrong.float().mean((1, 2, 3)))
                 for line in (f'row {row}', 'true', f'found, Dice {d:.3f}', f'wrong, {share:.1%} of pixels')]
     show(checkpoint, torch.stack(panels, 1).flatten(0, 1), captions,
-         f'mean Dice {dice.mean():.3f} of {len(rows)} of {source.name}', columns=4)
+         f'foreground {net.foreground}, mean Dice {dice.mean():.3f} of {len(rows)} of {source.name}', 4)
 
 
 # --- images of a class

@@ -181,7 +181,7 @@ def unflatten(vector, like):
 
 def reported(net, total):
     """What net.metrics makes of the totals, as plain numbers."""
-    return {name: torch.as_tensor(value, dtype=torch.float64).tolist()
+    return {name: value.tolist() if isinstance(value, torch.Tensor) else value
             for name, value in net.metrics(total).items()}
 
 

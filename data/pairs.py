@@ -4,7 +4,7 @@
     save('mine', {'train': train, 'val': val}, tokenizer, ['en', 'fr'])     # `train` may be a generator
 
 What is val or test is never changed, or BLEU would not be that of others: its ids decode to the very lines
-of the files. Train is streamed: of a pair its ids are kept and, to find duplicates, eight bytes.
+of the files. Train is streamed: of a pair its ids are kept and, to find duplicates, a hash in a set.
 """
 import gzip, hashlib, zlib
 from array import array

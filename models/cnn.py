@@ -22,6 +22,7 @@ from torch.nn import functional as F
 class Config:
     n_class: int = 10               # filled from the data set
     channels: int = 3               # of an image, filled from the data set
+    size: tuple = ()                # of an image, (H, W) pixels, filled from the data set
     mean: tuple = (0.5, 0.5, 0.5)   # of each channel in [0, 1], filled from the data set
     std: tuple = (0.25, 0.25, 0.25)         # of each channel, filled from the data set
     width: int = 64                 # filters of the first group; the others have four times as many
@@ -37,6 +38,9 @@ class Config:
         if not len(self.mean) == len(self.std) == self.channels:
             problems.append(f'mean is of {len(self.mean)} channels, std of {len(self.std)}, channels is '
                             f'{self.channels}')
+        if self.size and min(self.size) < 9:
+            problems.append(f'images of {" x ".join(map(str, self.size))} pixels are too small: expected 9 '
+                            'or more each way')
         if problems:
             raise ValueError('\n'.join(problems))
 
@@ -125,5 +129,6 @@ class Model(nn.Module):
         metrics = {'loss': total['nll'] / total['count'], 'accuracy': total['correct'] / total['count']}
         if 'confusion' in total:
             hits, all = total['confusion'].diagonal(), total['confusion'].sum(1)
-            metrics |= {'class_accuracy': hits / all.clamp(min=1), 'confusion': total['confusion']}
+            metrics |= {'views': {'none': 1, 'flip': 2, 'crop': 6}[self.config.tta],
+                        'class_accuracy': hits / all.clamp(min=1), 'confusion': total['confusion']}
         return metrics

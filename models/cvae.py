@@ -121,6 +121,13 @@ class Block(nn.Module):
         return x + self.conv2(F.gelu(self.conv1(F.gelu(x))))
 
 
+def checked(label, n_class):
+    """Labels (B,). Raises ValueError if one of them is no class."""
+    if len(label) and not 0 <= label.min() <= label.max() < n_class:
+        raise ValueError(f'labels must be from 0 to {n_class - 1}, got {label.min()} to {label.max()}')
+    return label
+
+
 def kl_divergence(mean, log_std):
     """KL(N(mean, std^2) || N(0, 1)) in nats, elementwise (Kingma & Welling 2014, appendix B)."""
     return (mean**2 + torch.expm1(2 * log_std)) / 2 - log_std
@@ -251,12 +258,14 @@ class Model(nn.Module):
     def encode(self, image, label):
         """The likeliest z of each level, [(B, n, h, w), ...], of uint8 images (B, C, H, W) of labels (B,),
         whose grey is rounded where pixels are black or white: nothing is drawn."""
+        label = checked(label, self.config.n_class)
         features = self.features(self.pixel.observe(image, torch.round), label)
         return self.infer(features, label, torch.zeros_like)[1]
 
     @torch.no_grad()
     def decode(self, latents, label):
         """The pictures of z as `encode` gives them, with labels (B,)."""
+        label = checked(label, self.config.n_class)
         x = self.pixel.expectation(self.build(label, lambda i, h: latents[i]))
         return (255 * x).round().clamp(0, 255).byte()
 

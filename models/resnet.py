@@ -172,5 +172,6 @@ class Model(nn.Module):
         metrics = {'loss': total['nll'] / total['count'], 'accuracy': total['correct'] / total['count']}
         if 'confusion' in total:
             hits, all = total['confusion'].diagonal(), total['confusion'].sum(1)
-            metrics |= {'class_accuracy': hits / all.clamp(min=1), 'confusion': total['confusion']}
+            metrics |= {'views': {'none': 1, 'flip': 2, 'crop': 6}[self.config.tta],
+                        'class_accuracy': hits / all.clamp(min=1), 'confusion': total['confusion']}
         return metrics

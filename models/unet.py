@@ -112,6 +112,7 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.foreground = 'foreground' if 0 in config.codes else config.foreground      # in words
         self.register_buffer('mean', torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(config.std).view(-1, 1, 1), persistent=False)
         down = {'maxpool': lambda n: nn.MaxPool2d(2), 'stride': lambda n: nn.Conv2d(n, n, 2, stride=2)}
@@ -180,8 +181,7 @@ class Model(nn.Module):
         """bce in nats; the mean Dice of the images, and what it is for the answer `all is foreground`; of all
         pixels of the set the IoU of the foreground, the accuracy, and the share of foreground, which is the
         IoU and the accuracy of that answer."""
-        name = 'foreground' if 0 in self.config.codes else self.config.foreground
         return {'loss': total['nll'] / total['count'], 'dice': total['dice'] / total['count'],
                 'constant_dice': total['constant'] / total['count'], 'iou': total['both'] / total['either'],
                 'accuracy': total['correct'] / total['pixels'],
-                f'{name}_share': total['foreground'] / total['pixels']}
+                f'{self.foreground}_share': total['foreground'] / total['pixels']}

@@ -293,3 +293,14 @@ def test_without_val_the_last_step_is_the_best_and_test_is_read(launch, tmp_path
     assert losses(tmp_path / 'b') == {step: straight[step] for step in (3, 4)}
     code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/a')
     assert code == 0 and 'finished run' in text, text
+
+
+def test_channels_last_changes_the_layout_and_nothing_else(launch, tmp_path):
+    pictures(tmp_path / 'x')
+    for name, last in ('a', False), ('b', True):
+        code, text = launch('train.py', *SMALL, f'--dataset={tmp_path}/x', f'--out_dir={tmp_path}/{name}',
+                            f'--channels_last={last}')
+        assert code == 0, text
+        weight = run.read(tmp_path / name / 'last.pt')['model']['groups.0.conv2.weight']
+        assert weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert losses(tmp_path / 'b') == pytest.approx(losses(tmp_path / 'a'), abs=1e-4)

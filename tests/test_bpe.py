@@ -63,6 +63,14 @@ def trained():
     return bpe.train([TEXT], 258 + 30)
 
 
+def test_random_bytes_come_back(trained):
+    rng = random.Random(0)
+    for n in range(300):
+        raw = rng.randbytes(n)
+        assert trained.decode(trained.encode(raw.decode('latin-1'))) == raw.decode('latin-1')
+        assert trained.decode([2 + byte for byte in raw]) == raw.decode('utf-8', errors='replace')
+
+
 # --- learning
 
 def test_the_example_of_the_paper_by_hand():

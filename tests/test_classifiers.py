@@ -37,7 +37,46 @@ def images(n, C=3, H=16, W=16, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, C, H, W), np.uint8))
 
 
+def test_images_that_three_halvings_leave_nothing_of_are_refused():
+    cnn.Config(size=(9, 9))
+    with pytest.raises(ValueError, match='images of 8 x 28 pixels are too small: expected 9'):
+        cnn.Config(size=(8, 28))
+
+
+@pytest.mark.parametrize('training', [True, False])
+@torch.no_grad()
+def test_the_small_network_is_torchs_layers(training):
+    net = make('cnn').train(training)
+
+    def conv(weight, padding):
+        layer = nn.Conv2d(weight.size(1), weight.size(0), weight.size(2), padding=padding, bias=False)
+        layer.weight.copy_(weight)
+        return layer
+    layers = [conv(net.patch, 0), net.norm, nn.GELU()]
+    for group in net.groups:
+        layers += [conv(group.conv1.weight, 1), nn.MaxPool2d(2), group.norm1, nn.GELU(),
+                   conv(group.conv2.weight, 1), group.norm2, nn.GELU()]
+    theirs, x = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), net.head), images(5, 3, 33, 17)
+    expected = theirs(x / 255)
+    assert (net.look(x / 255) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 # --- residual networks
+
+@pytest.mark.parametrize('arch', COUNTS)
+@torch.no_grad()
+def test_each_stage_but_the_first_halves_the_image_in_its_first_block(arch):
+    torch.manual_seed(0)
+    net, seen = resnet.Model(resnet.Config(arch=arch)).eval(), []
+    nn.init.normal_(net.head.weight)
+    for block in net.blocks:
+        block.register_forward_hook(lambda module, args, out: seen.append(out))
+    logits, (kind, stages) = net.look(torch.randn(1, 3, 32, 32)), resnet.ARCHITECTURES[arch]
+    assert [tuple(out.shape) for out in seen] == [
+        (1, kind.expansion * width, 32 >> i, 32 >> i)
+        for i, (width, depth) in enumerate(stages.items()) for _ in range(depth)]
+    assert torch.allclose(logits, net.head(seen[-1].mean((2, 3))), rtol=1e-4, atol=1e-4)
+
 
 def torchs(inner, width, stride, kind):
     """The branch of a block in torch's own layers."""
@@ -215,6 +254,15 @@ def test_the_mirrored_image_counts_in_evaluation_alone(name):
     expected = (plain.logits(image) + plain.logits(image.flip(3))) / 2
     assert torch.allclose(both.logits(image), expected, atol=1e-5)
     assert not torch.allclose(both.logits(image), plain.logits(image), atol=1e-2)
+
+
+@pytest.mark.parametrize('name', SMALL)
+@torch.no_grad()
+def test_an_evaluation_says_how_many_views_it_averaged(name):
+    for tta, n in ('none', 1), ('flip', 2), ('crop', 6):
+        net = make(name, tta=tta).eval()
+        assert net.metrics(net(images(2), torch.tensor([1, 2])))['views'] == n
+        assert 'views' not in net.metrics(net.train()(images(2), torch.tensor([1, 2])))
 
 
 @pytest.mark.parametrize('name', SMALL)

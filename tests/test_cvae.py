@@ -1,5 +1,5 @@
 """models/cvae.py: its likelihoods and bounds against worked examples, numerical integrals and numpy."""
-import math
+import math, re
 
 import numpy as np
 import pytest
@@ -252,6 +252,18 @@ def test_another_label_changes_the_decoding_alone_and_a_line_joins_two_images(li
     assert line.shape == (5, *image.shape)
     assert torch.equal(line[0], net.decode(latents, label))
     assert torch.equal(line[-1], net.reconstruct(image.flip(0), label))
+    half = [(a + b) / 2 for a, b in zip(latents, net.encode(image.flip(0), label))]
+    assert (line[2].int() - net.decode(half, label).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize('label', [-1, 5])
+def test_a_label_that_is_no_class_is_refused(label):
+    net = make('bernoulli').eval()
+    (image, own), wrong = batch(net, 1), torch.tensor([label])
+    for call in (lambda: net.sample(wrong), lambda: net.reconstruct(image, wrong),
+                 lambda: net.reconstruct(image, own, wrong)):
+        with pytest.raises(ValueError, match=f'labels must be from 0 to 4, got {label}'):
+            call()
 
 
 def test_what_the_label_decides_is_learned_from_the_label():
@@ -294,3 +306,7 @@ def test_train_py_trains_it_and_minimises_what_progress_asks(launch, tmp_path):
         expected = line['reconstruction'] + (line['step'] - 1) / 4 * line['kl']
         assert line['objective'] == pytest.approx(expected, rel=1e-5)
     assert math.isfinite(events(tmp_path / 'run', 'eval')[-1]['joint_nll'])
+    words = [launch('train.py', '--eval_only', '--model=cvae', f'--k={k}',
+                    f'--out_dir={tmp_path}/run')[1] for k in (1, 50)]
+    one, fifty = (float(re.search(r', nll ([\d.]+)', text)[1]) for text in words)
+    assert fifty < one

@@ -165,6 +165,20 @@ def test_little_of_a_ragged_epoch_is_padding(tmp_path):
     assert share(split.plan(0, 16, 1)) < 0.05 < 0.3 < share(np.arange(2000).reshape(-1, 16))
 
 
+def test_little_of_pairs_of_alike_lengths_is_padding(tmp_path):
+    rng = np.random.default_rng(0)
+    n = rng.integers(5, 40, 4000)
+    lengths = {'src': n, 'tgt': (n * rng.uniform(0.8, 1.4, 4000)).astype(int)}
+    rows = {field: [np.full(k, 2) for k in of] for field, of in lengths.items()}
+    data.save(str(tmp_path / 'x'), {'train': rows}, {'src': 'ragged', 'tgt': 'ragged'}, {'vocab_size': 9})
+    split = data.Split(str(tmp_path / 'x'), 'train', ['src', 'tgt'])
+
+    def share(plan):
+        room = sum((of[plan].max(1) * plan.shape[1]).sum() for of in lengths.values())
+        return sum(of[plan].sum() for of in lengths.values()) / room
+    assert share(split.plan(0, 32, 1)) > 0.88 > 0.7 > share(np.arange(4000).reshape(-1, 32))
+
+
 def test_the_longest_field_sorts_first_the_other_up_and_down_in_turn(tmp_path):
     rng = np.random.default_rng(0)
     src, tgt = ([np.full(n, 2) for n in rng.integers(1, most, 64)] for most in (9, 99))

@@ -4,6 +4,7 @@ import dataclasses, json
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import data, run, sample
 from configurator import Refused
@@ -78,6 +79,10 @@ def test_cells_of_wrong_labels_show_input_and_output_and_both_labels(drawn, trai
         row = np.flatnonzero((splits['test']['image'] == image[:, :, :12]).all((1, 2, 3)))
         assert len(row) == 1 and splits['test']['label'][row[0]] == pair['true'] != pair['given']
         assert caption == f'true {CLASSES[pair["true"]]} -> given {CLASSES[pair["given"]]}'
+    image, label, given = torch.from_numpy(images[..., :12]), *(
+        torch.tensor([pair[name] for pair in pairs]) for name in ('true', 'given'))
+    assert np.array_equal(images[..., 12:], net.reconstruct(image, label, given).numpy())
+    assert not np.array_equal(images[..., 12:], net.reconstruct(image, label).numpy())
     again, *_ = drawn(grid='wrong_label')
     assert np.array_equal(images, again)                                    # the same seed, to the bit
     other, *_ = drawn(grid='wrong_label', seed=7)
@@ -96,6 +101,25 @@ def test_every_grid_has_its_cells_and_its_seed(drawn, grid, shape, columns):
         assert [caption for caption, in captions] == [name for name in CLASSES for _ in range(8)]
     if grid == 'style':         # one z in a row, so a row differs by its labels alone
         assert [caption for caption, in captions] == CLASSES * 8
+
+
+def test_a_row_has_one_label_in_prior_and_one_z_in_style(drawn, trained):
+    net = trained[1]
+    for grid, rows, differs in ('prior', 4, net.latent.take), ('style', 8, net.label_made):
+        kept = differs.weight.data.clone()
+        differs.weight.data.zero_()         # what differs along a row: without it the row is one picture
+        images = drawn(grid=grid)[0].reshape(rows, -1, 144)
+        assert (images == images[:, :1]).all() and len({row[0].tobytes() for row in images}) > 1
+        differs.weight.data.copy_(kept)
+
+
+def test_reconstructions_stand_beside_their_pictures(drawn, trained):
+    splits, net, _ = trained
+    images, captions, _ = drawn(grid='reconstruct')
+    rows = [int(caption.rsplit(' ', 1)[1]) for caption, in captions]
+    image, label = (torch.from_numpy(splits['test'][name][rows]) for name in ('image', 'label'))
+    assert np.array_equal(images[..., :12], image)
+    assert np.array_equal(images[..., 12:], net.reconstruct(image, label.long()).numpy())
 
 
 def test_interpolations_end_at_the_reconstructions(drawn, trained):
@@ -124,6 +148,9 @@ def test_grids_are_written(trained, launch, tmp_path):
         code, text = launch('sample.py', '--out_dir=vae', f'--grid={grid}', '--device=cpu', cwd=tmp_path)
         assert code == 0 and text.startswith(f'wrote vae/{grid}.png'), text
         assert (tmp_path / f'vae/{grid}.png').read_bytes()[:4] == b'\x89PNG'
+        before = {path: path.read_bytes() for path in (tmp_path / 'vae').glob(f'{grid}.*')}
+        launch('sample.py', '--out_dir=vae', f'--grid={grid}', '--device=cpu', cwd=tmp_path)
+        assert before == {path: path.read_bytes() for path in before}
 
 
 def test_a_judge_says_what_it_sees(trained, launch, tmp_path):
@@ -136,6 +163,49 @@ def test_a_judge_says_what_it_sees(trained, launch, tmp_path):
     with torch.no_grad():
         right = critic.logits(torch.from_numpy(splits['test']['image'])).argmax(1).numpy()
     assert f'{(right == splits["test"]["label"]).mean():.4f}' in lines[0]
+
+
+class Told:
+    """A VAE and a judge of what a label writes into a picture: a new one of 0 says 1; asked for 2, the true
+    one."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def write(self, label):
+        return label.byte().view(-1, 1, 1, 1).expand(-1, 1, 12, 12)
+
+    def sample(self, label, generator):
+        return self.write(label.clamp(min=1))
+
+    def reconstruct(self, image, label, given):
+        return self.write(given.where(given != 2, label))
+
+    def encode(self, image, label):
+        return [F.one_hot(label, 4).float()[:, :, None, None]]
+
+    def logits(self, image):
+        return F.one_hot(image[:, 0, 0, 0].long() % 4, 4).float()
+
+
+def test_the_shares_of_a_judge_are_what_they_say(trained, monkeypatch, capsys, tmp_path):
+    splits, net, _ = trained
+    told, test = Told(net.config), splits['test']
+    for name, value in dict(out_dir=str(tmp_path / 'vae'), judge=str(tmp_path / 'judge'),
+                            device='cpu').items():
+        monkeypatch.setattr(sample, name, value)
+    monkeypatch.setattr(sample.configurator, 'build', lambda *_: told)
+    sample.obey(told, run.read(tmp_path / 'vae/best.pt'))
+    real, new, other, still, linear = (float(line.rsplit(' of ', 1)[0].split()[-1])
+                                       for line in capsys.readouterr().out.splitlines())
+    assert real == pytest.approx((test['image'][:, 0, 0, 0] % 4 == test['label']).mean(), abs=1e-4)
+    assert new == 0.75 and linear == 1
+    assert 0 < still < 0.5 and other == pytest.approx(1 - still, abs=2e-4)
+
+
+def test_a_judge_that_is_no_classifier_is_refused(trained, launch, tmp_path):
+    code, text = launch('sample.py', '--out_dir=vae', '--judge=vae', '--device=cpu', cwd=tmp_path)
+    assert code == 2 and 'vae is no classifier of 4 classes' in text, text
 
 
 def test_a_judge_of_other_data_is_refused(trained, launch, tmp_path):

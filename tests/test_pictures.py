@@ -1,5 +1,5 @@
 """Image data sets from archives and pictures made here: rows against numpy, damage refused by name."""
-import gzip, hashlib, io, os, re, shutil, tarfile
+import gzip, hashlib, io, os, re, shutil, tarfile, threading, weakref
 
 import numpy as np
 import pytest
@@ -447,6 +447,30 @@ def masked(draw, n=10, folder=''):
     for i in range(n):
         draw(f'{folder}images/{i}.jpg', (20 * i,) * 3, (12 + i, 10))
         draw(f'{folder}masks/{i}.png', i % 3 * 2, (12 + i, 10))
+
+
+def test_a_u_net_trains_on_ones_own_masks(own, draw, launch, tmp_path):
+    masked(draw)
+    own('--size=16')
+    code, text = launch('train.py', '--model=unet', '--width=4', '--depth=2', '--batch_size=4',
+                        '--max_iters=2', '--flip=random', '--device=cpu', f'--dataset={tmp_path}/out',
+                        f'--out_dir={tmp_path}/run')
+    assert code == 0 and 'foreground_share' in text, text
+
+
+def test_files_are_decoded_in_parallel_and_none_is_kept(monkeypatch):
+    refs, most, meet = [], [], threading.Barrier(2, timeout=20)
+
+    def rgb(file):
+        image = Image.new('RGB', (8, 8))
+        refs.append(weakref.ref(image))
+        most.append(sum(ref() is not None for ref in refs))
+        if file < 2:
+            meet.wait()             # a single worker would wait in vain
+        return image
+    monkeypatch.setattr(picture, 'rgb', rgb)
+    monkeypatch.setattr(picture.os, 'cpu_count', lambda: 2)
+    assert picture.read([*range(60)], 4)[2].all() and max(most) <= 6
 
 
 @pytest.mark.parametrize('folders', [[''], ['train/', 'val/']])

@@ -556,7 +556,10 @@ def test_attention_is_the_models_with_tokens_on_the_axes(translator, monkeypatch
     expected = [maps[kind][layer, 0, head] for kind in ('cross', 'encoder', 'decoder') for head in (0, 1)]
     assert all(np.allclose(axes.images[0].get_array(), weights, atol=1e-6)
                for axes, weights in zip(heads, expected, strict=True))
-    assert [label.get_text() for label in heads[-1].get_xticklabels()][0] == 'start'
+    names = [[label.get_text() for label in labels] for labels in (
+        cross.get_yticklabels(), heads[-1].get_yticklabels(), heads[-1].get_xticklabels())]
+    assert names[0] == names[1] == [*names[2][1:], 'end'] and len(names[0]) == len(tgt)
+    assert names[2][0] == 'start'
 
 
 def test_attention_is_written(translator, tmp_path, capsys):

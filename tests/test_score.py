@@ -1,5 +1,6 @@
 """Scores: BLEU against sacrebleu where it is installed, and against values that it gave."""
-import random, string
+import gzip, os, random, string
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +139,14 @@ def test_the_order_of_the_pairs_and_of_a_lines_references_does_not_matter():
 def test_lines_that_are_no_pairs_are_refused(hypotheses, references):
     with pytest.raises(ValueError, match=f'{len(hypotheses)} hypotheses, {len(references)} lines'):
         score.bleu(hypotheses, references)
+
+
+@pytest.mark.skipif('DATA_MIRROR' not in os.environ, reason='DATA_MIRROR is not set: no real test set')
+def test_damaged_copies_of_a_real_test_set_score_as_by_sacrebleu(copies=5):
+    file = Path(os.environ['DATA_MIRROR'], 'multi30k/test_2016_flickr.fr.gz')
+    lines, rng = gzip.decompress(file.read_bytes()).decode().splitlines(), random.Random(0)
+    for _ in range(copies):
+        noise = rng.random()
+        damaged = [' '.join(word for word in line.split() if rng.random() > noise / 3) for line in lines]
+        expected = sacrebleu_score(damaged, lines).score
+        assert score.bleu(damaged, lines) == pytest.approx(expected, rel=0, abs=0.01)

@@ -215,3 +215,17 @@ def test_a_beam_finds_what_is_likelier(net):
 
 def test_no_sources_are_no_targets(net):
     assert search.translate(net, []) == search.translate(net, [], beam=0) == []
+
+
+def test_the_encoder_runs_once_and_with_the_cache_the_decoder_reads_one_token(net, monkeypatch):
+    encoded, read, encode, decode = [], [], net.encode, net.decode
+    monkeypatch.setattr(net, 'encode', lambda src: encoded.append(len(src)) or encode(src))
+    monkeypatch.setattr(net, 'decode', lambda tokens, *rest: read.append(tokens.size(1))
+                        or decode(tokens, *rest))
+    for beam in 0, 4:
+        for cache in True, False:
+            encoded.clear(), read.clear()
+            search.translate(net, SOURCES, beam, cache=cache)
+            n = len(read)
+            assert encoded == [len(SOURCES)] and n > 3
+            assert read == ([1] * n if cache else [*range(1, n + 1)])

@@ -94,6 +94,29 @@ def test_orthogonal_brings_singular_values_close_to_one():
     assert not train.orthogonal(torch.zeros(1, 4, 4)).any()
 
 
+def test_to_muon_a_filter_is_a_row():
+    torch.manual_seed(0)
+    filters = nn.Parameter(torch.randn(6, 4, 3, 3))
+    rows = nn.Parameter(filters.detach().flatten(1).clone())
+    filters.grad = torch.randn(6, 4, 3, 3)
+    rows.grad = filters.grad.flatten(1).clone()
+    for p in filters, rows:
+        train.Muon([p], 0.1, 0.1, 0.9, torch.float32).step()
+    assert torch.allclose(filters.flatten(1), rows, atol=1e-6)
+
+
+@pytest.mark.parametrize('name, fields, rest', [
+    ('cnn', {}, {'head.weight'}), ('resnet', {}, {'conv.weight', 'head.weight'}),
+    ('unet', dict(width=2, depth=1, down='stride'), {'up.0.weight', 'head.weight'}),
+    ('unet', dict(width=2, depth=1, up='upsample'), {'head.weight'})])
+def test_muon_takes_the_filters_of_blocks_but_no_transposed_ones(name, fields, rest):
+    module = import_module(f'models.{name}')
+    net = module.Model(module.Config(**fields))
+    _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
+    taken = {id(p) for p in muon.param_groups[0]['params']}
+    assert {n for n, p in net.named_parameters() if p.dim() > 1 and id(p) not in taken} == rest
+
+
 def test_muon_takes_the_matrices_of_the_blocks_only():
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2))
     _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
@@ -292,6 +315,18 @@ def test_early_stopping_target_and_ema(launch, toy, tmp_path):
     assert torch.equal(best['model']['head.weight'], last['ema'][[*last['model']].index('head.weight')])
     assert not torch.equal(best['model']['head.weight'], last['model']['head.weight'])
     assert not any(t.requires_grad for t in last['ema'])
+
+
+def test_the_best_accuracy_is_the_highest_and_a_target_is_reached_from_below(launch, tmp_path):
+    pictures(tmp_path / 'x')
+    argv = ['--model=cnn', '--width=4', '--batch_size=8', '--max_iters=12', '--eval_interval=1',
+            '--learning_rate=1e-2', '--device=cpu', '--dtype=float32', f'--dataset={tmp_path}/x']
+    for name, target, expected in ('a', 0.01, 0), ('b', 1, 7):
+        code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/{name}', f'--target={target}')
+        assert code == expected, text
+    found = [line['accuracy'] for line in events(tmp_path / 'a', 'eval') if line['split'] == 'val']
+    assert len({*found}) > 1 and run.read(tmp_path / 'a/best.pt')['best'] == {
+        'name': 'accuracy', 'value': max(found), 'step': 1 + found.index(max(found))}
 
 
 def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):

@@ -302,8 +302,9 @@ def test_tied_weights_are_one_matrix_before_and_after_loading_and_untied_three()
 
 def test_the_config_for_en_fr_has_the_parameters_counted_by_hand():
     settings = configurator.read(ROOT / 'train.py', [str(ROOT / 'config/train_enfr.py')])
+    vocab_size = int(re.search(r'--vocab_size=(\d+)', settings.knobs['prepare'])[1])
     with torch.device('meta'):
-        model = Model(Config(vocab_size=8_000, **settings.fields))
+        model = Model(Config(vocab_size=vocab_size, **settings.fields))
     attention = 4 * (512 * 512 + 512)                       # q, k, v and the way back: 1,050,624
     feed_forward = 512 * 128 + 128 + 128 * 512 + 512        # 131,712
     encode = attention + feed_forward + 2 * 2 * 512         # with two LayerNorms: 1,184,384

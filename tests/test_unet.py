@@ -7,13 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import data, run, sample
+import configurator, data, run, sample
+from conftest import ROOT
 from models import unet
 from test_classifiers import images, shake
 
 VARIANTS = [*itertools.product(('maxpool', 'stride'), ('transpose', 'upsample'))]
 OURS = [('maxpool', 'transpose', 'bce'), ('maxpool', 'transpose', 'dice'), ('stride', 'transpose', 'bce'),
         ('stride', 'upsample', 'dice')]         # those of config/
+CONFIGS = 'mp_tr_bce', 'mp_tr_dice', 'sc_tr_bce', 'sc_up_dice'
 
 
 def make(width=4, depth=2, **fields):
@@ -300,24 +302,57 @@ def trained(tmp_path):
 def panels(file, n, H, W):
     """The pictures (n, 4, H, W, 3) of a grid of n rows, one of each enlarged pixel."""
     from PIL import Image
-    canvas, k = np.asarray(Image.open(file).convert('RGB')), -(-160 // W)
+    canvas, k = np.asarray(Image.open(file).convert('RGB')), -(-160 // min(H, W))
     starts = [[(44 + i * (H * k + 52), 20 + j * (W * k + 20)) for j in range(4)] for i in range(n)]
     return np.array([[canvas[y:y + H * k:k, x:x + W * k:k] for y, x in row] for row in starts])
 
 
-def test_a_grid_shows_picture_truth_answer_and_error(trained, launch, tmp_path):
+@pytest.mark.parametrize('split, n', [('val', 5), ('test', 7)])
+def test_a_grid_shows_picture_truth_answer_and_error(trained, launch, tmp_path, split, n):
     net, splits = trained
-    code, text = launch('sample.py', '--out_dir=run', '--out=x.png', '--num_samples=7', cwd=tmp_path)
+    code, text = launch('sample.py', '--out_dir=run', '--out=x.png', f'--split={split}',
+                        f'--num_samples={n}', cwd=tmp_path)
     assert code == 0 and text == 'wrote x.png\n', text
-    image, mask = splits['test']['image'], splits['test']['mask'][:, 0]
+    image, mask = splits[split]['image'], splits[split]['mask'][:, 0]
     found = net.predict(torch.from_numpy(image)).detach().numpy()[:, 0] > 0.5
     assert 0.1 < found.mean() < 0.9
-    shown = panels(tmp_path / 'x.png', 7, 12, 16)
+    shown = panels(tmp_path / 'x.png', n, 12, 16)
     for j, (where, colour) in enumerate([(mask < 0, (0, 0, 0)), (mask == 1, sample.FOUND),
                                          (found, sample.FOUND), (found != (mask == 1), sample.MISTAKE)]):
         plain = image.transpose(0, 2, 3, 1)
         expected = np.where(where[..., None], (plain.astype(float) + colour) / 2, plain).astype(np.uint8)
         assert np.array_equal(shown[:, j], expected), j
+
+
+@pytest.mark.parametrize('foreground', ['pet', 'pet+border'])
+def test_a_grid_says_of_what_its_dice_is(trained, monkeypatch, tmp_path, foreground):
+    told, net = [], make(size=(12, 16), foreground=foreground)
+    monkeypatch.setattr(sample, 'show', lambda state, images, captions, title, columns: told.append(title))
+    for name, value in dict(out_dir=str(tmp_path / 'run'), device='cpu', start='').items():
+        monkeypatch.setattr(sample, name, value)
+    sample.segment(net, run.read(tmp_path / 'run/best.pt'))
+    assert told[0].startswith(f'foreground {foreground}, mean Dice ')
+
+
+def test_what_is_shown_on_ones_own_picture_is_what_is_found_there(trained, launch, tmp_path):
+    from PIL import Image
+    net, splits = trained
+    plain = splits['test']['image'][0].transpose(1, 2, 0)
+    Image.fromarray(plain).save(tmp_path / 'own.png')
+    code, text = launch('sample.py', '--out_dir=run', '--start=own.png', '--out=x.png', '--device=cpu',
+                        cwd=tmp_path)
+    found = net.predict(torch.from_numpy(splits['test']['image'][:1])).detach().numpy()[0, 0] > 0.5
+    assert code == 0 and f'{found.mean():.1%} of it found' in text and 0 < found.mean() < 1, text
+    blue, kept = np.add(plain.astype(float), sample.FOUND) / 2, plain.astype(float)
+    halves = np.where(found[..., None], blue, kept), np.where(found[..., None], kept, kept / 2)
+    with Image.open(tmp_path / 'x.png') as image:
+        assert np.array_equal(np.asarray(image), np.concatenate(halves, 1).astype(np.uint8))
+
+
+@pytest.mark.parametrize('name, switches', [*zip(CONFIGS, OURS)])
+def test_a_config_has_the_switches_it_is_called_by(name, switches):
+    fields = configurator.read(ROOT / 'train.py', [str(ROOT / f'config/train_pets_{name}.py')]).fields
+    assert tuple(fields[key] for key in ('down', 'up', 'objective')) == switches
 
 
 def test_a_picture_of_ones_own_keeps_its_size(trained, launch, tmp_path):
