@@ -490,13 +490,13 @@ if __name__ == '__main__':
         streak = max(streak, 0) + 1 if finite else min(streak, 0) - 1
         if dtype == 'float16':
             scale *= 0.5 if not finite else 2 if streak % 2000 == 0 else 1
-        step += 1
+        step, objective = step + 1, (total['loss'] / total['count']).item()
         if step % log_interval == 0 or not finite:
             this.progress(step, max_iters, batch_size, epoch=step * batch_size / len(train),
-                          **reported(net, total), objective=(total['loss'] / total['count']).item(), lr=lr,
-                          grad_norm=norm, scale=scale, skipped=not finite, memory=run.memory(device))
+                          **reported(net, total), objective=objective, lr=lr, grad_norm=norm,
+                          scale=scale, skipped=not finite, memory=run.memory(device))
         if not finite and dtype != 'float16':   # with which it is nothing special
-            this.say(f'WARNING: step {step} skipped: loss {total["loss"]}, gradient norm {norm}')
+            this.say(f'WARNING: step {step} skipped: loss {objective}, gradient norm {norm}')
         if not finite and (scale < 1e-3 if dtype == 'float16' else streak <= -10):
             raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; {out_dir} keeps '
                           f'what was before; try --learning_rate={learning_rate / 3:.1g}', code=6)

@@ -355,8 +355,8 @@ def test_the_settings_of_a_cpu_and_why():
     torch.zeros(2, device=configurator.resolve()[0]).sum()
 
 
-@pytest.mark.parametrize('device', ['tpu', '', 'CPU', 'cpu:x', 'cpu:', 'cpu:1', 'cpu:00', 'cpu:\u0660', 'cuda:x',
-                                    'cuda:99', 'mps:x', 'meta'])
+@pytest.mark.parametrize('device', ['tpu', '', 'CPU', 'cpu:x', 'cpu:', 'cpu:1', 'cpu:00', 'cpu:\u0660',
+                                    'cuda:x', 'cuda:99', 'mps:x', 'meta'])
 def test_a_device_that_is_not_here_is_refused_with_those_that_are(device):
     with pytest.raises(Refused, match='cpu') as refused:
         configurator.resolve(device)
