@@ -137,12 +137,12 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
     """[optimizers] that own every trainable parameter once. Decay is for weights of two dimensions and more,
     not for embeddings. Muon is for the weights of Linears and ungrouped convolutions inside a ModuleList,
-    AdamW for the rest, transposed convolutions included."""
+    AdamW for the rest."""
     trainable = [p for p in net.parameters() if p.requires_grad]
     embeddings = {m.weight for m in net.modules() if isinstance(m, nn.Embedding)}
     blocks = [m for outer in net.modules() if isinstance(outer, nn.ModuleList) for m in outer.modules()]
-    inner = {m.weight for m in blocks if isinstance(m, nn.Linear)
-             or isinstance(m, nn.Conv2d) and m.groups == 1} if optimizer == 'muon' else set()
+    kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d) if optimizer == 'muon' else ()
+    inner = {m.weight for m in blocks if isinstance(m, kinds) and getattr(m, 'groups', 1) == 1}
     matrices, rest = [p for p in trainable if p in inner], [p for p in trainable if p not in inner]
     decayed = {p for p in rest if p.dim() >= 2 and p not in embeddings}
     groups = [{'params': [p for p in rest if (p in decayed) == yes], 'weight_decay': weight_decay * yes}

@@ -14,9 +14,11 @@ n_head = 8
 n_embd = 512
 n_hidden = 128
 block_size = 192
+dropout = 0.0
+label_smoothing = 0.0
 batch_size = 512
-micro_batch_size = 128
-epochs = 6
+micro_batch_size = 256
+epochs = 5
 eval_interval = 345
 
 optimizer = 'muon'
