@@ -17,7 +17,7 @@ block_size = 192
 dropout = 0.0
 label_smoothing = 0.0
 batch_size = 512
-micro_batch_size = 256
+micro_batch_size = 64
 epochs = 5
 eval_interval = 345
 
