@@ -18,7 +18,7 @@ dropout = 0.0
 label_smoothing = 0.0
 batch_size = 512
 micro_batch_size = 64
-epochs = 4
+epochs = 3
 eval_interval = 345
 
 optimizer = 'muon'

@@ -225,7 +225,7 @@ class Model(nn.Module):
         real = target != 0
         log_p = F.log_softmax(logits, -1)
         nll = F.nll_loss(log_p, target, ignore_index=0, reduction='sum')
-        spread = -(log_p.mean(-1) * real).sum()         # the cross-entropy to a uniform target
+        spread = -(log_p.sum(-1) * real).sum() / log_p.size(-1)     # the cross-entropy to a uniform target
         smoothing, count = self.config.label_smoothing, real.float().sum()
         return {'loss': (1 - smoothing) * nll + smoothing * spread, 'count': count, 'nll': nll,
                 'correct': ((log_p.argmax(-1) == target) & real).float().sum(),
