@@ -4,7 +4,9 @@ Not run yet.
 """
 dataset = 'pets'
 flip = 'random'
-shift = 8
+shift = 16
+zoom = 0.5
+jitter = 0.3
 channels_last = True
 
 model = 'unet'
@@ -18,4 +20,4 @@ max_iters = 2000
 eval_interval = 200
 
 optimizer = 'muon'
-learning_rate = 1e-2
+learning_rate = 2e-2
