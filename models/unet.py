@@ -173,8 +173,8 @@ class Model(nn.Module):
         share = target.float().mean((1, 2, 3))
         return {'loss': loss, 'count': torch.full_like(loss, len(image)), 'nll': nll.sum(),
                 'dice': hard.sum(), 'constant': (2 * share / (1 + share)).sum(), 'both': both.sum(),
-                'either': either.sum(),
-                'correct': (found == target).sum().float(), 'foreground': target.sum().float(),
+                'either': either.sum(), 'correct': target.numel() - (either - both).sum(),
+                'foreground': target.sum().float(),
                 'pixels': torch.full_like(loss, target.numel())}
 
     def metrics(self, total):
