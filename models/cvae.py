@@ -112,10 +112,10 @@ def zero(layer):
 class Block(nn.Module):
     """Two convolutions around a shortcut (He et al. 2016); the identity at first, so it needs no norm."""
 
-    def __init__(self, width):
+    def __init__(self, width, kernel=3):
         super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = zero(nn.Conv2d(width, width, 3, padding=1))
+        self.conv1 = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+        self.conv2 = zero(nn.Conv2d(width, width, kernel, padding=kernel // 2))
 
     def forward(self, x):
         return x + self.conv2(F.gelu(self.conv1(F.gelu(x))))
@@ -179,6 +179,7 @@ class Model(nn.Module):
                                     for sizes in zip(widths, widths[1:], strides))
         self.latent = Latent(widths[-1], c.latent)
         self.label_made = nn.Embedding(c.n_class, widths[-1])
+        self.mix = nn.ModuleList(Block(widths[-1], 1) for _ in range(c.n_layer))     # what z means for a label
         self.head = zero(nn.Conv2d(c.width, 4 * self.pixel.size, 3, padding=1))
 
     def features(self, x, label):
@@ -194,6 +195,8 @@ class Model(nn.Module):
         level i as `latent(i, h)` has it, where h is what was built so far."""
         h = self.label_made(label)[:, :, None, None]
         h = h + self.latent.take(latent(0, h))
+        for block in self.mix:
+            h = block(h)
         for i, level in enumerate(reversed(self.levels), 1):
             h = level.up(F.gelu(h))
             if level.latent:
