@@ -179,7 +179,7 @@ class Model(nn.Module):
                                     for sizes in zip(widths, widths[1:], strides))
         self.latent = Latent(widths[-1], c.latent)
         self.label_made = nn.Embedding(c.n_class, widths[-1])
-        self.mix = nn.ModuleList(Block(widths[-1], 1) for _ in range(c.n_layer))     # what z means for a label
+        self.mix = nn.ModuleList(Block(widths[-1], 1) for _ in range(c.n_layer))    # of z and label
         self.head = zero(nn.Conv2d(c.width, 4 * self.pixel.size, 3, padding=1))
 
     def features(self, x, label):

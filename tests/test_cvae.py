@@ -147,7 +147,7 @@ def test_the_weights_are_the_ratio_of_densities_whose_mean_is_minus_the_divergen
 def test_the_importance_weighted_bound_tightens_with_k_towards_the_truth():
     """With a z of one number the truth is an integral, here a sum over a fine grid."""
     net = make('bernoulli', latent=1).eval()
-    net.latent.guess.bias.data += torch.tensor([1.0, 2])    # beside the truth, but as wide, so many samples count
+    net.latent.guess.bias.data += torch.tensor([1.0, 2])    # beside the truth, and wide, so samples count
     image, label = batch(net, 1)
     grid = torch.linspace(-8, 8, 4001).view(-1, 1, 1, 1)
     theta = net.build(label.repeat(4001), lambda i, h: grid)
