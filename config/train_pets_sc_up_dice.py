@@ -4,9 +4,10 @@ Not run yet.
 """
 dataset = 'pets'
 flip = 'random'
-shift = 16
-zoom = 0.5
-jitter = 0.3
+shift = 24
+zoom = 1.0
+jitter = 0.6
+cutout = 40
 channels_last = True
 
 model = 'unet'
@@ -16,8 +17,10 @@ objective = 'dice'
 width = 16
 tta = 'flip'
 batch_size = 16
-max_iters = 2000
-eval_interval = 200
+max_iters = 4500
+eval_interval = 300
 
 optimizer = 'muon'
 learning_rate = 2e-2
+weight_decay = 0.2
+ema = 0.99
