@@ -9,13 +9,15 @@ part. The last line compares with what one large matrix product reaches here, no
 --against times another loop in turns. A checkout of karpathy/nanoGPT: a GPT of the same shape, batch and
 dropout, as its train.py runs it on this device: bfloat16 with a GPU, float32 without, AdamW, compiled if ours
 is. plain: a model of pictures in the loop that most tutorials have: float32, not compiled, channels first,
-the SGD of torch, and a torch DataLoader of two worker processes that mirror and crop one picture after the
-other, and decode it first where there are masks. The workers stand still while it is our turn.
+the SGD of torch, and a torch DataLoader of two worker processes that take one picture after the other: they
+mirror and crop it; one with a mask they decode first, both files, and change as ours are. The workers stand
+still while it is our turn.
 """
 import contextlib, dataclasses, importlib, inspect, itertools, multiprocessing, os, signal, statistics, sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -166,10 +168,12 @@ class Pictures:
 
 
 class Files(Pictures):
-    """Pictures with masks, both decoded and resized each time from the files that their prepare.py left."""
+    """Pictures with masks, both decoded and resized each time from the files that their prepare.py left, then
+    changed at random as those of `ours`."""
 
     def __init__(self, ours):
         super().__init__(ours)
+        self.augment, self.mean = ours.split.augment, ours.split.mean
         raw = data.folder(ours.keys['dataset']) / 'raw'
         self.masks = sorted((raw / 'annotations' / 'trimaps').glob('*.png'))
         self.images = [raw / 'images' / f'{mask.stem}.jpg' for mask in self.masks]
@@ -179,8 +183,11 @@ class Files(Pictures):
     def __getitem__(self, row):
         image = picture.fitted(picture.rgb(self.images[row]), self.size)
         mask = picture.fitted(picture.codes(self.masks[row]), self.size, picture.Image.Resampling.NEAREST)
-        both = self.moved(torch.cat([torch.from_numpy(image), torch.from_numpy(mask)]))
-        return both[:-1], both[-1:]
+        both = {'image': torch.from_numpy(image)[None], 'mask': torch.from_numpy(mask)[None]}
+        if self.augment:
+            drawn = self.augment.draw(np.array([row]), 0, int(torch.randint(2**31, ())), 0)
+            both = self.augment(both, drawn, self.mean)
+        return both['image'][0], both['mask'][0]
 
 
 class Plain:
