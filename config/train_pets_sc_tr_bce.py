@@ -1,6 +1,6 @@
 """A U-Net on pets: strided convolutions, transposed convolutions, binary cross-entropy.
 
-Not run yet.
+Compared with the other three in results/unet.md, in runs of 500 steps.
 """
 dataset = 'pets'
 flip = 'random'
