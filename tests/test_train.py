@@ -488,7 +488,7 @@ SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
                           '--micro_batch_size=4'],
           'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
           'cvae': ['--width=4', '--batch_size=8'],
-          'unet': ['--width=2', '--depth=2', '--batch_size=8']}
+          'unet': ['--width=2', '--depth=2', '--batch_size=8', '--shift=2']}
 
 
 @pytest.mark.parametrize('config', sorted(path.name for path in (ROOT / 'config').glob('*.py')))
