@@ -22,8 +22,8 @@ def keys(*argv):
 
 
 def photos(path):
-    """A data set of pictures and masks, whose files are in its raw/ as well: what is bright, to the right, has
-    the code 3, the rest 1."""
+    """A data set of pictures and masks, whose files are in its raw/ as well: what is bright, to the right,
+    has the code 3, the rest 1."""
     pictures(path)
     for folder in 'images', 'annotations/trimaps':
         (path / 'raw' / folder).mkdir(parents=True)
