@@ -452,7 +452,7 @@ def obey(net, checkpoint):
         return critic.logits(image).argmax(1)
 
     def latent(image, label):
-        return torch.cat([z.flatten(1) for z in net.encode(image, label)], 1)
+        return torch.cat([z.flatten(1) for z in net.encode(image, label, generator)], 1)
 
     generator = torch.Generator(device).manual_seed(seed)
     asked = torch.arange(classes, device=device).repeat_interleave(1000)
@@ -492,6 +492,7 @@ if __name__ == '__main__':
     file = run.find(out_dir)
     checkpoint = run.read(file)
     device, *_ = configurator.resolve(device)
+    configurator.keep_memory()
     net = configurator.build(checkpoint, device)
     if hasattr(net, 'generate'):
         kind, make, endings = 'text', write, ()

@@ -16,6 +16,7 @@ epochs = 12
 eval_interval = 1290
 
 optimizer = 'muon'
-learning_rate = 1e-2
+learning_rate = 2.5e-3
 schedule = 'linear'
 weight_decay = 0.0
+ema = 0.999

@@ -6,10 +6,11 @@ far the guess q(z | image, label) is from the prior N(0, 1), in nats. The prior 
 so z holds what a label does not tell: decoded with another, it is another class in the same hand.
 
     image (B, C, H, W), label (B,) -> features of H / 2, H / 4, H / 8 and 1 x 1, as far as that divides
-    label -> levels of the decoder, 1 x 1 first, each with a z of its own -> distribution of every pixel
+    label, z -> the levels upwards from 1 x 1, some with a z of their own -> distribution of every pixel
 
-MNIST needs the z at 1 x 1 alone. Photographs have more to tell: with `local` every level has a grid of them,
-guessed in the light of those above (Sønderby et al. 2016), so that class and layout come before texture.
+MNIST needs the z at 1 x 1 alone. Photographs have more to tell: with `grids` further levels have a z in every
+place, guessed in the light of those above (Sønderby et al. 2016), so that layout comes before texture. What
+is finer still no z need tell: of 2 x 2 pixels each may lean on the ones before it.
 """
 import math
 from dataclasses import dataclass
@@ -29,14 +30,15 @@ class Config:
     width: int = 32                 # filters at half the height and width; twice as many at a quarter, ...
     n_layer: int = 1                # blocks of each level of the encoder, and of the decoder
     latent: int = 32                # dimensions of the z of the whole image
-    local: int = 0                  # channels of the grid of z at each level; 0: no grids
+    grids: int = 0                  # levels that have a grid of z besides, the coarsest first
+    local: int = 8                  # channels of such a grid
     beta: float = 1.0               # weight of the KL divergence in what is minimised; 1 in the reported loss
     beta_warmup: float = 0.1        # share of the run in which that weight grows from 0
     k: int = 1                      # samples of z per image in evaluation; more make the bound `nll` tighter
 
     def __post_init__(self):
         problems = [f'{name} must be at least {least}, got {getattr(self, name)}' for least, names in
-                    ((1, 'n_class channels width n_layer latent k'), (0, 'local beta'))
+                    ((1, 'n_class channels width n_layer latent local k'), (0, 'grids beta'))
                     for name in names.split() if getattr(self, name) < least]
         if not 0 <= self.beta_warmup <= 1:
             problems.append(f'beta_warmup must be in [0, 1], got {self.beta_warmup}')
@@ -50,7 +52,7 @@ class Bernoulli:
     """Pixels that are 1 or 0, drawn anew each time an image is seen, 1 with the probability `brightness`."""
 
     def __init__(self, channels):
-        self.size = channels                    # parameters per pixel: the log odds
+        self.size = channels                    # parameters in each place: the log odds
 
     def observe(self, image, draw=torch.bernoulli):
         """What is modelled of uint8 images: (B, C, H, W) of 0 and 1, drawn from the brightness in [0, 1]."""
@@ -67,7 +69,8 @@ class Bernoulli:
 
 class Logistic:
     """Pixels of 256 values: logistic distributions cut into bins, the outer two without end (Salimans et al.
-    2017). The mean of a channel leans on the channels before it, for red tells much about green."""
+    2017). The mean of a channel leans on the channels before it, for red tells much about green, and a pixel
+    about the one beside it: the channels are those of 2 x 2 pixels."""
 
     def __init__(self, channels):
         self.parts = channels, channels, channels * (channels - 1) // 2     # means, scales, slopes
@@ -140,12 +143,17 @@ class Latent(nn.Module):
         super().__init__()
         self.guess = zero(nn.Conv2d(2 * width, 2 * n, 1))
         self.take = nn.Conv2d(n, width, 1)
+        self.gate = nn.Conv2d(width, width, 1)
 
     def posterior(self, h, features):
         """Mean and log standard deviation, which is at most 0, the prior's, from what the decoder knows so
         far and what the encoder saw: (B, width, H, W) both -> (B, n, H, W) both, float32."""
         mean, sharp = self.guess(F.gelu(torch.cat([h, features], 1))).float().chunk(2, 1)
         return mean, F.logsigmoid(sharp)
+
+    def add(self, h, z):
+        """What is known, with z: as much of it as what is known lets in."""
+        return h + self.gate(F.gelu(h)).sigmoid() * self.take(z)
 
 
 class Level(nn.Module):
@@ -166,25 +174,27 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = c = config
-        grids = [[n // 2 for n in c.size]]
-        while len(grids) < 3 and not any(n % 2 for n in grids[-1]):
-            grids.append([n // 2 for n in grids[-1]])
-        widths = [c.width * 2**i for i in range(len(grids) + 1)]
-        strides = [2] * (len(grids) - 1) + [grids[-1]]
-        self.shapes = [(c.latent, 1, 1), *((c.local, *grid) for grid in reversed(grids))]   # of z, by level
-        self.pixel = {'bernoulli': Bernoulli, 'logistic': Logistic}[c.likelihood](c.channels)
+        sizes = [[n // 2 for n in c.size]]
+        while len(sizes) < 3 and not any(n % 2 for n in sizes[-1]):
+            sizes.append([n // 2 for n in sizes[-1]])
+        widths = [c.width * 2**i for i in range(len(sizes))]
+        widths.append(max(2 * widths[-1], c.latent))                    # so that all of z gets through
+        strides = [2] * (len(sizes) - 1) + [sizes[-1]]
+        local = [c.local * (i < c.grids) for i in reversed(range(len(sizes)))]      # channels of z
+        self.shapes = [(c.latent, 1, 1), *((n, *size) for n, size in zip(local[::-1], sizes[::-1]))]
+        self.pixel = {'bernoulli': Bernoulli, 'logistic': Logistic}[c.likelihood](4 * c.channels)
         self.stem = nn.Conv2d(4 * c.channels, c.width, 3, padding=1)
         self.label_seen = nn.Embedding(c.n_class, c.width)              # one-hot times a matrix
-        self.levels = nn.ModuleList(Level(*sizes, c.local, c.n_layer)
-                                    for sizes in zip(widths, widths[1:], strides))
+        self.levels = nn.ModuleList(Level(*level, c.n_layer)
+                                    for level in zip(widths, widths[1:], strides, local))
         self.latent = Latent(widths[-1], c.latent)
         self.label_made = nn.Embedding(c.n_class, widths[-1])
         self.mix = nn.ModuleList(Block(widths[-1], 1) for _ in range(c.n_layer))    # of z and label
-        self.head = zero(nn.Conv2d(c.width, 4 * self.pixel.size, 3, padding=1))
+        self.head = zero(nn.Conv2d(c.width, self.pixel.size, 3, padding=1))
 
     def features(self, x, label):
         """The encoder: features of every level, 1 x 1 first, of what was observed, (B, C, H, W)."""
-        h, features = self.stem(F.pixel_unshuffle(x, 2)) + self.label_seen(label)[:, :, None, None], []
+        h, features = self.stem(x) + self.label_seen(label)[:, :, None, None], []
         for level in self.levels:
             features.insert(0, level.encoder(h))
             h = level.down(F.gelu(features[0]))
@@ -194,15 +204,15 @@ class Model(nn.Module):
         """The decoder: parameters of every pixel's distribution, (B, pixel.size, H, W) float32, with the z of
         level i as `latent(i, h)` has it, where h is what was built so far."""
         h = self.label_made(label)[:, :, None, None]
-        h = h + self.latent.take(latent(0, h))
+        h = self.latent.add(h, latent(0, h))
         for block in self.mix:
             h = block(h)
         for i, level in enumerate(reversed(self.levels), 1):
             h = level.up(F.gelu(h))
             if level.latent:
-                h = h + level.latent.take(latent(i, h))
+                h = level.latent.add(h, latent(i, h))
             h = level.decoder(h)
-        return F.pixel_shuffle(self.head(F.gelu(h)).float(), 2)
+        return self.head(F.gelu(h)).float()
 
     def infer(self, features, label, noise):
         """Build from the encoder's features: parameters of the pixels, z of every level, KL(q || p) in nats,
@@ -225,7 +235,7 @@ class Model(nn.Module):
         reconstruction, what the pixels cost given z; kl, what z costs; and in evaluation nll, -ln p(image |
         label) from k samples of z: on average at least the truth, and the closer the larger k (Burda et al.
         2016, equation 8)."""
-        c, x = self.config, self.pixel.observe(image)
+        c, x = self.config, F.pixel_unshuffle(self.pixel.observe(image), 2)
         features, k = self.features(x, label), 1 if self.training else c.k
         reconstruction = kl = 0
         weight = torch.full_like(x[:, 0, 0, 0], -torch.inf)     # ln of the sum of p(x, z) / q(z)
@@ -258,19 +268,22 @@ class Model(nn.Module):
     # probability of white, as grey.
 
     @torch.no_grad()
-    def encode(self, image, label):
-        """The likeliest z of each level, [(B, n, h, w), ...], of uint8 images (B, C, H, W) of labels (B,),
-        whose grey is rounded where pixels are black or white: nothing is drawn."""
+    def encode(self, image, label, generator=None):
+        """z of each level, [(B, n, h, w), ...], of uint8 images (B, C, H, W) of labels (B,), whose grey is
+        rounded where pixels are black or white: the likeliest, or drawn if there is a `generator`."""
+        def noise(mean):
+            return torch.randn(mean.shape, generator=generator, device=mean.device)
+
         label = checked(label, self.config.n_class)
-        features = self.features(self.pixel.observe(image, torch.round), label)
-        return self.infer(features, label, torch.zeros_like)[1]
+        features = self.features(F.pixel_unshuffle(self.pixel.observe(image, torch.round), 2), label)
+        return self.infer(features, label, noise if generator else torch.zeros_like)[1]
 
     @torch.no_grad()
     def decode(self, latents, label):
         """The pictures of z as `encode` gives them, with labels (B,)."""
         label = checked(label, self.config.n_class)
         x = self.pixel.expectation(self.build(label, lambda i, h: latents[i]))
-        return (255 * x).round().clamp(0, 255).byte()
+        return (255 * F.pixel_shuffle(x, 2)).round().clamp(0, 255).byte()
 
     def sample(self, label, generator=None):
         """New pictures of labels (B,). `generator`, on the model's device, draws z."""

@@ -10,8 +10,8 @@ from conftest import events
 from data import picture
 from models import cvae
 
-KINDS = {'bernoulli': dict(channels=1, size=(12, 8), local=0),      # the whole image's z alone
-         'logistic': dict(channels=3, size=(8, 16), local=2)}       # and a grid in every level
+KINDS = {'bernoulli': dict(channels=1, size=(12, 8), grids=0),      # the whole image's z alone
+         'logistic': dict(channels=3, size=(8, 16), grids=3, local=2)}        # and a grid in every level
 
 
 def make(likelihood, seed=0, **fields):
@@ -29,6 +29,11 @@ def batch(net, n=6, seed=0):
     rng, c = np.random.default_rng(seed), net.config
     image = 255 * rng.integers(0, 2, (n, c.channels, *c.size))
     return torch.from_numpy(image.astype(np.uint8)), torch.from_numpy(rng.integers(0, c.n_class, n))
+
+
+def observed(net, image):
+    """What the net sees: blocks of 2 x 2 pixels side by side, (B, 4 C, H / 2, W / 2)."""
+    return F.pixel_unshuffle(net.pixel.observe(image), 2)
 
 
 def levels(C, n=256):
@@ -131,7 +136,7 @@ def test_the_weights_are_the_ratio_of_densities_whose_mean_is_minus_the_divergen
     net = make(likelihood)
     image, label = batch(net, 2)
     image, label = image.repeat(2000, 1, 1, 1), label.repeat(2000)
-    features = net.features(net.pixel.observe(image), label)
+    features = net.features(observed(net, image), label)
     theta, latents, kl, ratio = net.infer(features, label, torch.randn_like)
     found, expected = -ratio.view(-1, 2).mean(0), kl.view(-1, 2).mean(0)
     assert torch.allclose(found, expected, rtol=0.02, atol=0.02 * expected.max().item())
@@ -151,7 +156,7 @@ def test_the_importance_weighted_bound_tightens_with_k_towards_the_truth():
     image, label = batch(net, 1)
     grid = torch.linspace(-8, 8, 4001).view(-1, 1, 1, 1)
     theta = net.build(label.repeat(4001), lambda i, h: grid)
-    logp = net.pixel.log_prob(theta, net.pixel.observe(image).expand(4001, -1, -1, -1)).sum((1, 2, 3))
+    logp = net.pixel.log_prob(theta, observed(net, image).expand(4001, -1, -1, -1)).sum((1, 2, 3))
     prior = -grid.flatten()**2 / 2 - math.log(2 * math.pi) / 2
     truth = -torch.logsumexp(logp + prior + math.log(16 / 4000), 0).item()
     many, found, elbo = 500, {}, []
@@ -209,7 +214,7 @@ def test_a_one_hot_vector_times_the_matrix_is_the_embedding(name):
 def test_encoder_and_decoder_both_see_the_label(likelihood):
     net = make(likelihood)
     image, label = batch(net)
-    x, other = net.pixel.observe(image), (label + 1) % 5
+    x, other = observed(net, image), (label + 1) % 5
     for one, two in zip(net.features(x, label), net.features(x, other)):
         assert not torch.allclose(one, two, atol=1e-4)
     zeros = [torch.zeros(6, *shape) for shape in net.shapes]
@@ -285,7 +290,8 @@ def test_what_the_label_decides_is_learned_from_the_label():
 
 
 @pytest.mark.parametrize('fields, words', [
-    (dict(n_class=0), 'n_class'), (dict(k=0), 'k must be at least 1'), (dict(local=-1), 'local'),
+    (dict(n_class=0), 'n_class'), (dict(k=0), 'k must be at least 1'), (dict(grids=-1), 'grids'),
+    (dict(local=0), 'local'),
     (dict(latent=0), 'latent'), (dict(beta=-1.0), 'beta must'), (dict(beta_warmup=1.5), 'beta_warmup'),
     (dict(size=(28, 27)), 'even numbers, got 28 x 27')])
 def test_impossible_configs_are_refused(fields, words):
@@ -298,7 +304,7 @@ def test_train_py_trains_it_and_minimises_what_progress_asks(launch, tmp_path):
     picture.save(str(tmp_path / 'x'), {
         split: {'image': rng.integers(0, 256, (n, 3, 8, 12)).astype(np.uint8), 'label': np.arange(n) % 4}
         for split, n in (('train', 40), ('val', 11))}, {'n_class': 4})
-    code, text = launch('train.py', '--model=cvae', '--likelihood=logistic', '--width=4', '--local=1',
+    code, text = launch('train.py', '--model=cvae', '--likelihood=logistic', '--width=4', '--grids=2',
                         '--beta_warmup=1.0', '--k=2', f'--dataset={tmp_path}/x', f'--out_dir={tmp_path}/run',
                         '--batch_size=8', '--max_iters=4', '--log_interval=1', '--dtype=float32')
     assert code == 0, text
