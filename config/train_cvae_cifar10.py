@@ -11,9 +11,10 @@ width = 32
 latent = 512
 grids = 1
 local = 32
+beta_warmup = 0.2
 batch_size = 128
-epochs = 45
-eval_interval = 1755
+epochs = 18
+eval_interval = 1580
 
 optimizer = 'muon'
 learning_rate = 2.5e-3
