@@ -159,12 +159,11 @@ class Latent(nn.Module):
 class Level(nn.Module):
     """One resolution, on the encoder's way down and on the decoder's way up; `inner`: the width below."""
 
-    def __init__(self, width, inner, stride, local, depth):
+    def __init__(self, width, inner, stride, depth):
         super().__init__()
         self.encoder = nn.Sequential(*(Block(width) for _ in range(depth)))
         self.down = nn.Conv2d(width, inner, stride, stride)
         self.up = nn.ConvTranspose2d(inner, width, stride, stride)
-        self.latent = Latent(width, local) if local else None
         self.decoder = nn.Sequential(*(Block(width) for _ in range(depth)))
 
 
@@ -180,14 +179,12 @@ class Model(nn.Module):
         widths = [c.width * 2**i for i in range(len(sizes))]
         widths.append(max(2 * widths[-1], c.latent))                    # so that all of z gets through
         strides = [2] * (len(sizes) - 1) + [sizes[-1]]
-        local = [c.local * (i < c.grids) for i in reversed(range(len(sizes)))]      # channels of z
-        self.shapes = [(c.latent, 1, 1), *((n, *size) for n, size in zip(local[::-1], sizes[::-1]))]
+        self.shapes = [(c.latent, 1, 1), *((c.local, *size) for size in sizes[::-1][:c.grids])]     # of z
         self.pixel = {'bernoulli': Bernoulli, 'logistic': Logistic}[c.likelihood](4 * c.channels)
         self.stem = nn.Conv2d(4 * c.channels, c.width, 3, padding=1)
         self.label_seen = nn.Embedding(c.n_class, c.width)              # one-hot times a matrix
-        self.levels = nn.ModuleList(Level(*level, c.n_layer)
-                                    for level in zip(widths, widths[1:], strides, local))
-        self.latent = Latent(widths[-1], c.latent)
+        self.levels = nn.ModuleList(Level(*level, c.n_layer) for level in zip(widths, widths[1:], strides))
+        self.latents = nn.ModuleList(Latent(width, n) for width, (n, *_) in zip(widths[::-1], self.shapes))
         self.label_made = nn.Embedding(c.n_class, widths[-1])
         self.mix = nn.ModuleList(Block(widths[-1], 1) for _ in range(c.n_layer))    # of z and label
         self.head = zero(nn.Conv2d(c.width, self.pixel.size, 3, padding=1))
@@ -204,23 +201,23 @@ class Model(nn.Module):
         """The decoder: parameters of every pixel's distribution, (B, pixel.size, H, W) float32, with the z of
         level i as `latent(i, h)` has it, where h is what was built so far."""
         h = self.label_made(label)[:, :, None, None]
-        h = self.latent.add(h, latent(0, h))
+        h = self.latents[0].add(h, latent(0, h))
         for block in self.mix:
             h = block(h)
         for i, level in enumerate(reversed(self.levels), 1):
             h = level.up(F.gelu(h))
-            if level.latent:
-                h = level.latent.add(h, latent(i, h))
+            if i < len(self.latents):
+                h = self.latents[i].add(h, latent(i, h))
             h = level.decoder(h)
         return self.head(F.gelu(h)).float()
 
     def infer(self, features, label, noise):
         """Build from the encoder's features: parameters of the pixels, z of every level, KL(q || p) in nats,
         (B,), and ln p(z) - ln q(z), (B,). `noise(mean)`: where in the guess z is, in standard deviations."""
-        latents, guesses = [self.latent, *(level.latent for level in reversed(self.levels))], []
+        guesses = []
 
         def latent(i, h):
-            mean, log_std = latents[i].posterior(h, features[i])
+            mean, log_std = self.latents[i].posterior(h, features[i])
             e = noise(mean)
             guesses.append((mean + log_std.exp() * e, e, mean, log_std))        # the reparameterisation
             return guesses[-1][0]

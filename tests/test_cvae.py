@@ -140,7 +140,7 @@ def test_the_weights_are_the_ratio_of_densities_whose_mean_is_minus_the_divergen
     theta, latents, kl, ratio = net.infer(features, label, torch.randn_like)
     found, expected = -ratio.view(-1, 2).mean(0), kl.view(-1, 2).mean(0)
     assert torch.allclose(found, expected, rtol=0.02, atol=0.02 * expected.max().item())
-    guess, e = net.latent.posterior(net.label_made(label)[:, :, None, None], features[0]), latents[0]
+    guess, e = net.latents[0].posterior(net.label_made(label)[:, :, None, None], features[0]), latents[0]
     normal = torch.distributions.Normal(guess[0], guess[1].exp())
     own = (torch.distributions.Normal(0, 1).log_prob(e) - normal.log_prob(e)).sum((1, 2, 3))
     if likelihood == 'bernoulli':                           # the only z there is
@@ -152,7 +152,7 @@ def test_the_weights_are_the_ratio_of_densities_whose_mean_is_minus_the_divergen
 def test_the_importance_weighted_bound_tightens_with_k_towards_the_truth():
     """With a z of one number the truth is an integral, here a sum over a fine grid."""
     net = make('bernoulli', latent=1).eval()
-    net.latent.guess.bias.data += torch.tensor([1.0, 2])    # beside the truth, and wide, so samples count
+    net.latents[0].guess.bias.data += torch.tensor([1.0, 2])    # beside the truth, and wide, so samples count
     image, label = batch(net, 1)
     grid = torch.linspace(-8, 8, 4001).view(-1, 1, 1, 1)
     theta = net.build(label.repeat(4001), lambda i, h: grid)
