@@ -245,6 +245,16 @@ def test_pictures_repeat_with_their_seed(likelihood):
     assert torch.equal(*(net.reconstruct(grey, label) for _ in range(2)))
 
 
+def test_z_is_drawn_around_the_likeliest_and_repeats_with_its_seed():
+    net = make('bernoulli').eval()
+    image, label = (part.repeat_interleave(4000, 0) for part in batch(net, 2))
+    once, again = (net.encode(image, label, torch.Generator().manual_seed(3))[0] for _ in range(2))
+    assert torch.equal(once, again)
+    means, stds = (of(once.view(2, 4000, -1), 1) for of in (torch.mean, torch.std))
+    likeliest = net.encode(image, label)[0].view(2, 4000, -1)[:, 0]
+    assert torch.allclose(means, likeliest, atol=0.06) and (stds > 0.1).all() and (stds < 1.05).all()
+
+
 @pytest.mark.parametrize('likelihood', KINDS)
 def test_another_label_changes_the_decoding_alone_and_a_line_joins_two_images(likelihood):
     net = make(likelihood).eval()
