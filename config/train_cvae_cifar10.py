@@ -1,6 +1,7 @@
-"""A conditional VAE on CIFAR-10 with a z in every level, 2.1 M parameters.
+"""A conditional VAE on CIFAR-10 with a z of the whole and a grid of 4 x 4 of them, 5.1 M parameters.
 
-Not run yet; meant for 40 minutes on two CPU cores.
+4.27 bits per dimension on test after 51 minutes on one CPU core, 4.52 on val after the first 12, but it
+hardly obeys its label: results/cvae.md.
 """
 dataset = 'cifar10'
 channels_last = True
