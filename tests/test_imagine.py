@@ -105,7 +105,7 @@ def test_every_grid_has_its_cells_and_its_seed(drawn, grid, shape, columns):
 
 def test_a_row_has_one_label_in_prior_and_one_z_in_style(drawn, trained):
     net = trained[1]
-    for grid, rows, differs in ('prior', 4, net.latent.take), ('style', 8, net.label_made):
+    for grid, rows, differs in ('prior', 4, net.latents[0].take), ('style', 8, net.label_made):
         kept = differs.weight.data.clone()
         differs.weight.data.zero_()         # what differs along a row: without it the row is one picture
         images = drawn(grid=grid)[0].reshape(rows, -1, 144)
