@@ -190,7 +190,8 @@ class Model(nn.Module):
         self.head = zero(nn.Conv2d(c.width, self.pixel.size, 3, padding=1))
 
     def features(self, x, label):
-        """The encoder: features of every level, 1 x 1 first, of what was observed, (B, C, H, W)."""
+        """The encoder: features of every level, 1 x 1 first, of what was observed, 2 x 2 pixels side by side,
+        (B, 4 C, H / 2, W / 2)."""
         h, features = self.stem(x) + self.label_seen(label)[:, :, None, None], []
         for level in self.levels:
             features.insert(0, level.encoder(h))
@@ -198,8 +199,8 @@ class Model(nn.Module):
         return [h, *features]
 
     def build(self, label, latent):
-        """The decoder: parameters of every pixel's distribution, (B, pixel.size, H, W) float32, with the z of
-        level i as `latent(i, h)` has it, where h is what was built so far."""
+        """The decoder: parameters of every pixel's distribution, (B, pixel.size, H / 2, W / 2) float32, with
+        the z of level i as `latent(i, h)` has it, where h is what was built so far."""
         h = self.label_made(label)[:, :, None, None]
         h = self.latents[0].add(h, latent(0, h))
         for block in self.mix:
