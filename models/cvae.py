@@ -30,7 +30,7 @@ class Config:
     width: int = 32                 # filters at half the height and width; twice as many at a quarter, ...
     n_layer: int = 1                # blocks of each level of the encoder, and of the decoder
     latent: int = 32                # dimensions of the z of the whole image
-    grids: int = 0                  # levels that have a grid of z besides, the coarsest first
+    grids: int = 0                  # levels with a grid of z besides, the coarsest first, all at most
     local: int = 8                  # channels of such a grid
     beta: float = 1.0               # weight of the KL divergence in what is minimised; 1 in the reported loss
     beta_warmup: float = 0.1        # share of the run in which that weight grows from 0
