@@ -4,14 +4,14 @@
 hardly obeys its label: results/cvae.md.
 """
 dataset = 'cifar10'
+flip = 'random'
 channels_last = True
 
 model = 'cvae'
 likelihood = 'logistic'
 width = 32
 latent = 512
-grids = 1
-local = 32
+waves = 1024
 beta_warmup = 0.2
 batch_size = 128
 epochs = 18

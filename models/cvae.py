@@ -2,15 +2,16 @@
 
 The encoder guesses which latent numbers z an image came from, the decoder makes an image of them. What is
 maximised is a lower bound of ln p(image | label), the ELBO: how likely the image is given such a z, minus how
-far the guess q(z | image, label) is from the prior N(0, 1), in nats. The prior is the same for every label,
-so z holds what a label does not tell: decoded with another, it is another class in the same hand.
+far the guess q(z | image, label) is from the prior p(z | label), in nats. The prior of a class is normal, with
+a mean and covariance of its own; what is left of z when they are taken out, its hand, is N(0, 1) for every
+label, so it is what a label does not tell: decoded with another, it is another class in the same hand.
 
-    image (B, C, H, W), label (B,) -> features of H / 2, H / 4, H / 8 and 1 x 1, as far as that divides
-    label, z -> the levels upwards from 1 x 1, some with a z of their own -> distribution of every pixel
+    image (B, C, H, W), label (B,) -> features of H / 2, H / 4, H / 8, as far as that divides, and 1 x 1
+        -> mean and deviation of z (B, latent) <-> hand (B, latent), by the label
+    z, label -> features upwards from 1 x 1 -> distribution of every pixel
 
-MNIST needs the z at 1 x 1 alone. Photographs have more to tell: with `grids` further levels have a z in every
-place, guessed in the light of those above (Sønderby et al. 2016), so that layout comes before texture. What
-is finer still no z need tell: of 2 x 2 pixels each may lean on the ones before it.
+Ten numbers tell a digit, but a photograph hundreds, and nets are slow to find that many that differ. So there
+z is how strong the slowest waves of a `sketch` are, and the nets correct and paint over it.
 """
 import math
 from dataclasses import dataclass
@@ -29,16 +30,15 @@ class Config:
     likelihood: Literal['bernoulli', 'logistic'] = 'bernoulli'  # pixels drawn black or white; 8-bit values
     width: int = 32                 # filters at half the height and width; twice as many at a quarter, ...
     n_layer: int = 1                # blocks of each level of the encoder, and of the decoder
-    latent: int = 32                # dimensions of the z of the whole image
-    grids: int = 0                  # levels with a grid of z besides, the coarsest first, all at most
-    local: int = 8                  # channels of such a grid
+    latent: int = 32                # dimensions of z
+    waves: int = 0                  # of the sketch that an image starts from, at most all; 0: no sketch
     beta: float = 1.0               # weight of the KL divergence in what is minimised; 1 in the reported loss
     beta_warmup: float = 0.1        # share of the run in which that weight grows from 0
     k: int = 1                      # samples of z per image in evaluation; more make the bound `nll` tighter
 
     def __post_init__(self):
         problems = [f'{name} must be at least {least}, got {getattr(self, name)}' for least, names in
-                    ((1, 'n_class channels width n_layer latent local k'), (0, 'grids beta'))
+                    ((1, 'n_class channels width n_layer latent k'), (0, 'beta waves'))
                     for name in names.split() if getattr(self, name) < least]
         if not 0 <= self.beta_warmup <= 1:
             problems.append(f'beta_warmup must be in [0, 1], got {self.beta_warmup}')
@@ -69,7 +69,7 @@ class Bernoulli:
 
 class Logistic:
     """Pixels of 256 values: logistic distributions cut into bins, the outer two without end (Salimans et al.
-    2017). The mean of a channel leans on the channels before it, for red tells much about green, and a pixel
+    2017). A channel leans on how the channels before it turned out, for red tells much about green, and a pixel
     about the one beside it: the channels are those of 2 x 2 pixels."""
 
     def __init__(self, channels):
@@ -83,7 +83,8 @@ class Logistic:
     def means(self, theta, x):
         """Of each channel, given those before it in x."""
         mean, _, slope = theta.split(self.parts, 1)
-        shares = [slope[:, c * (c - 1) // 2:c * (c + 1) // 2] * x[:, :c] for c in range(x.size(1))]
+        off = x - mean
+        shares = [slope[:, c * (c - 1) // 2:c * (c + 1) // 2] * off[:, :c] for c in range(x.size(1))]
         return mean + torch.stack([share.sum(1) for share in shares], 1)
 
     def log_prob(self, theta, x):
@@ -98,11 +99,8 @@ class Logistic:
                 + torch.log(-torch.expm1(-1 / 255 / scale)).masked_fill(first | last, 0))
 
     def expectation(self, theta):
-        """(B, C, H, W), about [0, 1]: the mean, each channel's from the means of those before it."""
-        x = torch.zeros_like(theta[:, :self.parts[0]])
-        for _ in range(self.parts[0]):
-            x = self.means(theta, x)            # a round makes one more channel right
-        return x + 0.5
+        """(B, C, H, W), about [0, 1]: the mean, for nothing is expected to turn out otherwise."""
+        return theta[:, :self.parts[0]] + 0.5
 
 
 def zero(layer):
@@ -131,29 +129,63 @@ def checked(label, n_class):
     return label
 
 
-def kl_divergence(mean, log_std):
-    """KL(N(mean, std^2) || N(0, 1)) in nats, elementwise (Kingma & Welling 2014, appendix B)."""
-    return (mean**2 + torch.expm1(2 * log_std)) / 2 - log_std
+def chosen(every, label):
+    """Of what each class makes of a row, (B, n_class, n), what the row's own does: (B, n)."""
+    return every.take_along_dim(label[:, None, None], 1)[:, 0]
 
 
-class Latent(nn.Module):
-    """Where z meets the features of one resolution."""
+class Prior(nn.Module):
+    """What z of a class is like: normal, and what is left of it when the class is known, hand = T z + b, N(0, 1).
+    T is lower triangular: every number of z leans on those before it. All (B, n) or (B,), float32."""
 
-    def __init__(self, width, n):
+    def __init__(self, n_class, n):
         super().__init__()
-        self.guess = zero(nn.Conv2d(2 * width, 2 * n, 1))
-        self.take = nn.Conv2d(n, width, 1)
-        self.gate = nn.Conv2d(width, width, 1)
+        self.common = nn.Parameter(torch.zeros(n, n))           # T below its diagonal: of all classes,
+        self.own = nn.Parameter(torch.zeros(n_class, n, n))     # and what each adds
+        self.log_diagonal = nn.Parameter(torch.zeros(n_class, n))
+        self.shift = nn.Parameter(torch.zeros(n_class, n))      # b
 
-    def posterior(self, h, features):
-        """Mean and log standard deviation, which is at most 0, the prior's, from what the decoder knows so
-        far and what the encoder saw: (B, width, H, W) both -> (B, n, H, W) both, float32."""
-        mean, sharp = self.guess(F.gelu(torch.cat([h, features], 1))).float().chunk(2, 1)
-        return mean, F.logsigmoid(sharp)
+    def matrices(self):
+        """T of every class, (n_class, n, n)."""
+        return (self.common + self.own).tril(-1) + self.log_diagonal.exp().diag_embed()
 
-    def add(self, h, z):
-        """What is known, with z: as much of it as what is known lets in."""
-        return h + self.gate(F.gelu(h)).sigmoid() * self.take(z)
+    def hand(self, z, label):
+        """What labels (B,) do not tell of z."""
+        with torch.autocast(z.device.type, enabled=False):
+            every = torch.einsum('kij,bj->bki', self.matrices(), z) + self.shift        # with every label
+        return chosen(every, label)
+
+    def z(self, hand, label):
+        """z of a hand."""
+        every = (hand[:, None] - self.shift).permute(1, 2, 0)                           # (n_class, n, B)
+        every = torch.linalg.solve_triangular(self.matrices(), every, upper=False)
+        return chosen(every.permute(2, 0, 1), label)
+
+    def log_prob(self, z, label):
+        """ln p(z | label), but for a constant, n ln(2 pi) / 2."""
+        return self.log_diagonal[label].sum(1) - self.hand(z, label).square().sum(1) / 2
+
+    def kl_divergence(self, mean, log_std, label):
+        """KL(N(mean, std^2) || p(z | label)) in nats: that of a hand, which has the mean T mean + b and the
+        covariance T std^2 T', from N(0, 1)."""
+        variance = torch.exp(2 * log_std) * self.matrices().square().sum(1)[label]
+        square = self.hand(mean, label).square()
+        return (variance + square - 1).sum(1) / 2 - (log_std + self.log_diagonal[label]).sum(1)
+
+
+def waves(size, n):
+    """The n slowest cosine waves (Ahmed et al. 1974) of images of size (C, H, W), each of length 1, and about how
+    strong they are in photographs (Field 1987): (n, C, H, W) and (n,). They run along the channels as well:
+    of red, green and blue the slowest is brightness, the others tell the colour."""
+    bases = []
+    for length in size:
+        basis = torch.cos(math.pi / length * torch.arange(length)[:, None] * (torch.arange(length) + 0.5))
+        bases.append(basis / basis.norm(dim=1, keepdim=True))
+    c, y, x = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, size), indexing='ij'))
+    speed = (1 + 2 * c) * (1 + torch.hypot(y.float(), x.float()))
+    first = speed.argsort(stable=True)[:n]
+    images = torch.einsum('nc,ny,nx->ncyx', *(basis[axis[first]] for basis, axis in zip(bases, (c, y, x))))
+    return images, 0.12 * math.prod(size)**0.5 * speed[first]**-1.25
 
 
 class Level(nn.Module):
@@ -179,54 +211,54 @@ class Model(nn.Module):
         widths = [c.width * 2**i for i in range(len(sizes))]
         widths.append(max(2 * widths[-1], c.latent))                    # so that all of z gets through
         strides = [2] * (len(sizes) - 1) + [sizes[-1]]
-        self.shapes = [(c.latent, 1, 1), *((c.local, *size) for size in sizes[::-1][:c.grids])]     # of z
         self.pixel = {'bernoulli': Bernoulli, 'logistic': Logistic}[c.likelihood](4 * c.channels)
         self.stem = nn.Conv2d(4 * c.channels, c.width, 3, padding=1)
         self.label_seen = nn.Embedding(c.n_class, c.width)              # one-hot times a matrix
         self.levels = nn.ModuleList(Level(*level, c.n_layer) for level in zip(widths, widths[1:], strides))
-        self.latents = nn.ModuleList(Latent(width, n) for width, (n, *_) in zip(widths[::-1], self.shapes))
+        self.guess = zero(nn.Linear(widths[-1], 2 * c.latent))
+        self.prior = Prior(c.n_class, c.latent)
+        self.take = nn.Linear(c.latent, widths[-1])
         self.label_made = nn.Embedding(c.n_class, widths[-1])
         self.mix = nn.ModuleList(Block(widths[-1], 1) for _ in range(c.n_layer))    # of z and label
         self.head = zero(nn.Conv2d(c.width, self.pixel.size, 3, padding=1))
+        if c.waves:
+            images, strength = waves((c.channels, *c.size), c.waves)
+            self.register_buffer('waves', F.pixel_unshuffle(images, 2).flatten(1), persistent=False)
+            self.register_buffer('strength', strength, persistent=False)
+            self.draw = zero(nn.Linear(c.latent, c.n_class * len(strength)))  # z to waves, a matrix of each class
+            self.sketched = nn.Conv2d(4 * c.channels, c.width, 3, padding=1)
 
-    def features(self, x, label):
-        """The encoder: features of every level, 1 x 1 first, of what was observed, 2 x 2 pixels side by side,
-        (B, 4 C, H / 2, W / 2)."""
-        h, features = self.stem(x) + self.label_seen(label)[:, :, None, None], []
+    def posterior(self, x, label):
+        """The encoder: mean and log standard deviation, at most 0, of z, (B, latent) float32 both, from what was
+        observed, 2 x 2 pixels side by side, (B, 4 C, H / 2, W / 2)."""
+        h = self.stem(x) + self.label_seen(label)[:, :, None, None]
         for level in self.levels:
-            features.insert(0, level.encoder(h))
-            h = level.down(F.gelu(features[0]))
-        return [h, *features]
+            h = level.down(F.gelu(level.encoder(h)))
+        mean, sharp = self.guess(F.gelu(h).flatten(1)).float().chunk(2, 1)
+        if self.config.waves:
+            n = self.config.latent
+            seen = x.flatten(1) @ self.waves[:n].T / self.strength[:n]
+            mean = mean + F.pad(seen, (0, n - seen.size(1)))
+        return mean, F.logsigmoid(sharp)
 
-    def build(self, label, latent):
-        """The decoder: parameters of every pixel's distribution, (B, pixel.size, H / 2, W / 2) float32, with
-        the z of level i as `latent(i, h)` has it, where h is what was built so far."""
-        h = self.label_made(label)[:, :, None, None]
-        h = self.latents[0].add(h, latent(0, h))
+    def build(self, z, label):
+        """The decoder: parameters of every pixel's distribution, (B, pixel.size, H / 2, W / 2) float32."""
+        c = self.config
+        h = (self.take(z) + self.label_made(label))[:, :, None, None]
         for block in self.mix:
             h = block(h)
-        for i, level in enumerate(reversed(self.levels), 1):
-            h = level.up(F.gelu(h))
-            if i < len(self.latents):
-                h = self.latents[i].add(h, latent(i, h))
-            h = level.decoder(h)
-        return self.head(F.gelu(h)).float()
-
-    def infer(self, features, label, noise):
-        """Build from the encoder's features: parameters of the pixels, z of every level, KL(q || p) in nats,
-        (B,), and ln p(z) - ln q(z), (B,). `noise(mean)`: where in the guess z is, in standard deviations."""
-        guesses = []
-
-        def latent(i, h):
-            mean, log_std = self.latents[i].posterior(h, features[i])
-            e = noise(mean)
-            guesses.append((mean + log_std.exp() * e, e, mean, log_std))        # the reparameterisation
-            return guesses[-1][0]
-
-        theta = self.build(label, latent)
-        kl = sum(kl_divergence(mean, log_std).sum((1, 2, 3)) for _, _, mean, log_std in guesses)
-        ratio = sum(((e**2 - z**2) / 2 + log_std).sum((1, 2, 3)) for z, e, _, log_std in guesses)
-        return theta, [z for z, *_ in guesses], kl, ratio
+        for level in reversed(self.levels[1:]):
+            h = level.decoder(level.up(F.gelu(h)))
+        h = self.levels[0].up(F.gelu(h))
+        if c.waves:
+            drawn = chosen(self.draw(z).unflatten(1, (c.n_class, -1)), label)
+            drawn = drawn + F.pad(z, (0, drawn.size(1) - c.latent))     # the first are z itself
+            sketch = (drawn * self.strength @ self.waves).unflatten(1, (-1, *h.shape[2:]))
+            h = h + self.sketched(sketch)
+        theta = self.head(F.gelu(self.levels[0].decoder(h))).float()
+        if c.waves:                     # the first parameters are the means, or log odds
+            theta = theta + F.pad(sketch, (0, 0, 0, 0, 0, theta.size(1) - sketch.size(1)))
+        return theta
 
     def forward(self, image, label, progress=torch.ones(())):
         """Sums over images (B, C, H, W) uint8 and labels (B,), in nats: loss, to minimise; count, of images;
@@ -234,14 +266,16 @@ class Model(nn.Module):
         label) from k samples of z: on average at least the truth, and the closer the larger k (Burda et al.
         2016, equation 8)."""
         c, x = self.config, F.pixel_unshuffle(self.pixel.observe(image), 2)
-        features, k = self.features(x, label), 1 if self.training else c.k
-        reconstruction = kl = 0
-        weight = torch.full_like(x[:, 0, 0, 0], -torch.inf)     # ln of the sum of p(x, z) / q(z)
+        mean, log_std = self.posterior(x, label)
+        kl, k = self.prior.kl_divergence(mean, log_std, label).sum(), 1 if self.training else c.k
+        reconstruction, weight = 0, torch.full_like(mean[:, 0], -torch.inf)     # ln of the sum of p(x, z) / q(z)
         for _ in range(k):                                      # one after the other: k may be large
-            theta, _, nats, ratio = self.infer(features, label, torch.randn_like)
-            logp = self.pixel.log_prob(theta, x).sum((1, 2, 3))
-            reconstruction, kl = reconstruction - logp.sum() / k, kl + nats.sum() / k
-            weight = torch.logaddexp(weight, logp + ratio)
+            e = torch.randn_like(mean)
+            z = mean + log_std.exp() * e                        # the reparameterisation
+            logp = self.pixel.log_prob(self.build(z, label), x).sum((1, 2, 3))
+            logq = (-e**2 / 2 - log_std).sum(1)                 # of z, but for the prior's constant
+            reconstruction = reconstruction - logp.sum() / k
+            weight = torch.logaddexp(weight, logp + self.prior.log_prob(z, label) - logq)
         beta = c.beta
         if self.training and c.beta_warmup:
             beta = c.beta * (progress / c.beta_warmup).clamp(max=1)
@@ -267,34 +301,31 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):
-        """z of each level, [(B, n, h, w), ...], of uint8 images (B, C, H, W) of labels (B,), whose grey is
-        rounded where pixels are black or white: the likeliest, or drawn if there is a `generator`."""
-        def noise(mean):
-            return torch.randn(mean.shape, generator=generator, device=mean.device)
-
+        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,), whose grey is rounded where pixels
+        are black or white: the likeliest, or drawn if there is a `generator`."""
         label = checked(label, self.config.n_class)
-        features = self.features(F.pixel_unshuffle(self.pixel.observe(image, torch.round), 2), label)
-        return self.infer(features, label, noise if generator else torch.zeros_like)[1]
+        z, log_std = self.posterior(F.pixel_unshuffle(self.pixel.observe(image, torch.round), 2), label)
+        if generator:
+            z = z + log_std.exp() * torch.randn(z.shape, generator=generator, device=z.device)
+        return self.prior.hand(z, label)
 
     @torch.no_grad()
-    def decode(self, latents, label):
-        """The pictures of z as `encode` gives them, with labels (B,)."""
-        label = checked(label, self.config.n_class)
-        x = self.pixel.expectation(self.build(label, lambda i, h: latents[i]))
+    def decode(self, hand, label):
+        """The pictures of hands (B, latent) with labels (B,)."""
+        z = self.prior.z(hand, checked(label, self.config.n_class))
+        x = self.pixel.expectation(self.build(z, label))
         return (255 * F.pixel_shuffle(x, 2)).round().clamp(0, 255).byte()
 
     def sample(self, label, generator=None):
-        """New pictures of labels (B,). `generator`, on the model's device, draws z."""
-        latents = [torch.randn(len(label), *shape, generator=generator, device=label.device)
-                   for shape in self.shapes]
-        return self.decode(latents, label)
+        """New pictures of labels (B,). `generator`, on the model's device, draws the hands."""
+        hand = torch.randn(len(label), self.config.latent, generator=generator, device=label.device)
+        return self.decode(hand, label)
 
     def reconstruct(self, image, label, given=None):
         """Images of labels (B,) made anew; with labels `given`, in the same hand but of another class."""
         return self.decode(self.encode(image, label), label if given is None else given)
 
     def interpolate(self, image_a, image_b, label, steps):
-        """From images to other images of the same labels in a straight line of z: (steps, B, C, H, W)."""
-        pairs = list(zip(self.encode(image_a, label), self.encode(image_b, label)))
-        return torch.stack([self.decode([a.lerp(b, t) for a, b in pairs], label)
-                            for t in torch.linspace(0, 1, steps).tolist()])
+        """From images to other images of the same labels in a straight line: (steps, B, C, H, W)."""
+        a, b = self.encode(image_a, label), self.encode(image_b, label)
+        return torch.stack([self.decode(a.lerp(b, t), label) for t in torch.linspace(0, 1, steps).tolist()])
