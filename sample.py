@@ -374,7 +374,7 @@ def another(label, n_class, generator):
 
 
 def imagine(net, checkpoint):
-    """Draw what `grid` says. New pictures, prior: a class in each row; style: one z in each row, a class in
+    """Draw what `grid` says. New pictures, prior: a class in each row; style: a hand in each row, a class in
     each column. Of rows of a split, reconstruct and wrong_label: the picture and what is made of it with its
     own label or another; interpolate: in nine steps to some other picture of its class."""
     classes, columns, pairs = net.config.n_class, 0, []
@@ -387,9 +387,9 @@ def imagine(net, checkpoint):
         images = net.sample(label, generator)
         captions = [[name] for name in names for _ in range(n)]
     elif grid == 'style':
-        latents = [torch.randn(n, *shape, generator=generator, device=device) for shape in net.shapes]
+        hand = torch.randn(n, net.config.latent, generator=generator, device=device)
         label, columns = torch.arange(classes, device=device).repeat(n), classes
-        images = net.decode([z.repeat_interleave(classes, 0) for z in latents], label)
+        images = net.decode(hand.repeat_interleave(classes, 0), label)
         captions = [[name] for name in names] * n
     else:
         source = rows_of(checkpoint, ('image', 'label'))
@@ -439,7 +439,7 @@ def probe(z, label, n_class):
 @torch.no_grad()
 def obey(net, checkpoint):
     """Tell how often the classifier `judge` sees the label that a picture was made with, and how well a
-    linear map tells the label of a picture from its z. Raises Refused for a judge of other data."""
+    linear map tells the label of a picture from its hand. Raises Refused for a judge of other data."""
     source, critic_of = rows_of(checkpoint, ('image', 'label')), run.read(run.find(judge))
     field = f'{source.name}.image'
     if critic_of.get('data', {}).get(field) != checkpoint['data'][field]:
@@ -451,9 +451,6 @@ def obey(net, checkpoint):
     def seen(image):
         return critic.logits(image).argmax(1)
 
-    def latent(image, label):
-        return torch.cat([z.flatten(1) for z in net.encode(image, label, generator)], 1)
-
     generator = torch.Generator(device).manual_seed(seed)
     asked = torch.arange(classes, device=device).repeat_interleave(1000)
     new = torch.cat([seen(net.sample(label, generator)) for label in asked.split(250)])
@@ -461,17 +458,17 @@ def obey(net, checkpoint):
     for image, label in (source.batch(rows).values() for rows in source.evaluation(250)):
         given = another(label, classes, generator)
         made = net.reconstruct(image, label, given)
-        found.append((label, given, seen(image), seen(made), latent(image, label)))
-    true, given, real, told, z = map(torch.cat, zip(*found))
+        found.append((label, given, seen(image), seen(made), net.encode(image, label, generator)))
+    true, given, real, told, hand = map(torch.cat, zip(*found))
     train = rows_of(checkpoint, ('image', 'label'), 'train')
     known = [train.batch(rows) for rows in train.evaluation(250)[:40]]
-    guess = probe(torch.cat([latent(**batch) for batch in known]),
+    guess = probe(torch.cat([net.encode(**batch, generator=generator) for batch in known]),
                   torch.cat([batch['label'] for batch in known]), classes)
     shares = {f'the judge sees the class of a picture of {source.name}': real == true,
               'A: it sees the class asked for in a new picture': new == asked,
               'B: it sees the class given instead of the true one': told == given,
               '   it still sees the true one': told == true,
-              'a linear map tells the class from z': guess(z) == true}
+              'a linear map tells the class from the hand': guess(hand) == true}
     for what, hits in shares.items():
         print(f'{what.ljust(max(map(len, shares)))}  {hits.float().mean():.4f} of {len(hits):,}')
 

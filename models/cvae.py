@@ -2,16 +2,16 @@
 
 The encoder guesses which latent numbers z an image came from, the decoder makes an image of them. What is
 maximised is a lower bound of ln p(image | label), the ELBO: how likely the image is given such a z, minus how
-far the guess q(z | image, label) is from the prior p(z | label), in nats. The prior of a class is normal, with
-a mean and covariance of its own; what is left of z when they are taken out, its hand, is N(0, 1) for every
-label, so it is what a label does not tell: decoded with another, it is another class in the same hand.
+far the guess q(z | image, label) is from the prior p(z | label), in nats. Each class has a prior of its own,
+normal with any mean and covariance. Measured by it z becomes a `hand`, N(0, 1) for every label: what a label
+does not tell. Measured by another's it would be another z, so a hand can draw every class.
 
-    image (B, C, H, W), label (B,) -> features of H / 2, H / 4, H / 8, as far as that divides, and 1 x 1
-        -> mean and deviation of z (B, latent) <-> hand (B, latent), by the label
-    z, label -> features upwards from 1 x 1 -> distribution of every pixel
+    image (B, C, H, W), label (B,) -> features of H / 2, H / 4, H / 8, as far as that divides, then 1 x 1
+        -> mean and deviation of z (B, latent) <-> hand (B, latent)
+    z, label -> features of 1 x 1, ..., H / 4, H / 2 -> distribution of every pixel
 
-Ten numbers tell a digit, but a photograph hundreds, and nets are slow to find that many that differ. So there
-z is how strong the slowest waves of a `sketch` are, and the nets correct and paint over it.
+A few numbers tell a digit, a photograph takes hundreds, and gradients find the strongest few over and over.
+So there z is how strong the slowest waves in an image are; they make a sketch, which the nets paint over.
 """
 import math
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Bernoulli:
 
 class Logistic:
     """Pixels of 256 values: logistic distributions cut into bins, the outer two without end (Salimans et al.
-    2017). A channel leans on how the channels before it turned out, for red tells much about green, and a pixel
+    2017). A channel leans on how those before it turned out, for red tells much about green, and a pixel
     about the one beside it: the channels are those of 2 x 2 pixels."""
 
     def __init__(self, channels):
@@ -135,13 +135,13 @@ def chosen(every, label):
 
 
 class Prior(nn.Module):
-    """What z of a class is like: normal, and what is left of it when the class is known, hand = T z + b, N(0, 1).
-    T is lower triangular: every number of z leans on those before it. All (B, n) or (B,), float32."""
+    """What z of a class is like: normally distributed so that its hand, T z + b, is N(0, 1). T is lower
+    triangular, for it is enough if each number of z leans on those before it. z and hand: (B, n)."""
 
     def __init__(self, n_class, n):
         super().__init__()
-        self.common = nn.Parameter(torch.zeros(n, n))           # T below its diagonal: of all classes,
-        self.own = nn.Parameter(torch.zeros(n_class, n, n))     # and what each adds
+        self.common = nn.Parameter(torch.zeros(n, n))           # below the diagonal of T, for all classes,
+        self.own = nn.Parameter(torch.zeros(n_class, n, n))     # and what is of each its own
         self.log_diagonal = nn.Parameter(torch.zeros(n_class, n))
         self.shift = nn.Parameter(torch.zeros(n_class, n))      # b
 
@@ -150,13 +150,13 @@ class Prior(nn.Module):
         return (self.common + self.own).tril(-1) + self.log_diagonal.exp().diag_embed()
 
     def hand(self, z, label):
-        """What labels (B,) do not tell of z."""
+        """What labels (B,) leave open in z."""
         with torch.autocast(z.device.type, enabled=False):
             every = torch.einsum('kij,bj->bki', self.matrices(), z) + self.shift        # with every label
         return chosen(every, label)
 
     def z(self, hand, label):
-        """z of a hand."""
+        """The inverse: z of a hand and labels (B,)."""
         every = (hand[:, None] - self.shift).permute(1, 2, 0)                           # (n_class, n, B)
         every = torch.linalg.solve_triangular(self.matrices(), every, upper=False)
         return chosen(every.permute(2, 0, 1), label)
@@ -174,8 +174,8 @@ class Prior(nn.Module):
 
 
 def waves(size, n):
-    """The n slowest cosine waves (Ahmed et al. 1974) of images of size (C, H, W), each of length 1, and about how
-    strong they are in photographs (Field 1987): (n, C, H, W) and (n,). They run along the channels as well:
+    """The n slowest cosine waves (Ahmed et al. 1974) of images of size (C, H, W), each of length 1, and about
+    how strong they are in photographs (Field 1987): (n, C, H, W) and (n,). They run along the channels, too:
     of red, green and blue the slowest is brightness, the others tell the colour."""
     bases = []
     for length in size:
@@ -225,12 +225,12 @@ class Model(nn.Module):
             images, strength = waves((c.channels, *c.size), c.waves)
             self.register_buffer('waves', F.pixel_unshuffle(images, 2).flatten(1), persistent=False)
             self.register_buffer('strength', strength, persistent=False)
-            self.draw = zero(nn.Linear(c.latent, c.n_class * len(strength)))  # z to waves, a matrix of each class
+            self.draw = zero(nn.Linear(c.latent, c.n_class * len(strength)))    # for each class
             self.sketched = nn.Conv2d(4 * c.channels, c.width, 3, padding=1)
 
     def posterior(self, x, label):
-        """The encoder: mean and log standard deviation, at most 0, of z, (B, latent) float32 both, from what was
-        observed, 2 x 2 pixels side by side, (B, 4 C, H / 2, W / 2)."""
+        """The encoder: mean and log standard deviation, at most 0, of z, (B, latent) float32 both. x is what
+        was observed, 2 x 2 pixels side by side: (B, 4 C, H / 2, W / 2)."""
         h = self.stem(x) + self.label_seen(label)[:, :, None, None]
         for level in self.levels:
             h = level.down(F.gelu(level.encoder(h)))
@@ -251,8 +251,8 @@ class Model(nn.Module):
             h = level.decoder(level.up(F.gelu(h)))
         h = self.levels[0].up(F.gelu(h))
         if c.waves:
-            drawn = chosen(self.draw(z).unflatten(1, (c.n_class, -1)), label)
-            drawn = drawn + F.pad(z, (0, drawn.size(1) - c.latent))     # the first are z itself
+            drawn = chosen(self.draw(z).unflatten(1, (c.n_class, -1)), label)   # (B, waves)
+            drawn = drawn + F.pad(z, (0, drawn.size(1) - c.latent))     # to begin with the first are z
             sketch = (drawn * self.strength @ self.waves).unflatten(1, (-1, *h.shape[2:]))
             h = h + self.sketched(sketch)
         theta = self.head(F.gelu(self.levels[0].decoder(h))).float()
@@ -268,7 +268,7 @@ class Model(nn.Module):
         c, x = self.config, F.pixel_unshuffle(self.pixel.observe(image), 2)
         mean, log_std = self.posterior(x, label)
         kl, k = self.prior.kl_divergence(mean, log_std, label).sum(), 1 if self.training else c.k
-        reconstruction, weight = 0, torch.full_like(mean[:, 0], -torch.inf)     # ln of the sum of p(x, z) / q(z)
+        reconstruction, weight = 0, torch.full_like(mean[:, 0], -torch.inf)     # ln of sum p(x, z) / q(z)
         for _ in range(k):                                      # one after the other: k may be large
             e = torch.randn_like(mean)
             z = mean + log_std.exp() * e                        # the reparameterisation
@@ -301,8 +301,8 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):
-        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,), whose grey is rounded where pixels
-        are black or white: the likeliest, or drawn if there is a `generator`."""
+        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,): the likeliest, or drawn if there is
+        a `generator`. Where pixels are black or white, grey is rounded."""
         label = checked(label, self.config.n_class)
         z, log_std = self.posterior(F.pixel_unshuffle(self.pixel.observe(image, torch.round), 2), label)
         if generator:

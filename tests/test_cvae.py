@@ -10,8 +10,8 @@ from conftest import events
 from data import picture
 from models import cvae
 
-KINDS = {'bernoulli': dict(channels=1, size=(12, 8), grids=0),      # the whole image's z alone
-         'logistic': dict(channels=3, size=(8, 16), grids=3, local=2)}        # and a grid in every level
+KINDS = {'bernoulli': dict(channels=1, size=(12, 8)),
+         'logistic': dict(channels=3, size=(8, 16), waves=20)}      # of which the first are z
 
 
 def make(likelihood, seed=0, **fields):
@@ -76,9 +76,9 @@ def test_a_logistic_pixel_is_the_difference_of_two_sigmoids():
     image = torch.randint(0, 256, (256, 3, 1, 1), dtype=torch.uint8)
     image[:, 0] = levels(1)[:, 0]
     x, t = image.double().numpy()[..., 0, 0] / 255 - 0.5, theta.double().numpy()[..., 0, 0]
-    mean = t[:, :3].copy()                                  # red; green after it; blue after both
-    mean[:, 1] += t[:, 6] * x[:, 0]
-    mean[:, 2] += t[:, 7] * x[:, 0] + t[:, 8] * x[:, 1]
+    mean, off = t[:, :3].copy(), x - t[:, :3]               # red; green after it; blue after both
+    mean[:, 1] += t[:, 6] * off[:, 0]
+    mean[:, 2] += t[:, 7] * off[:, 0] + t[:, 8] * off[:, 1]
     scale = 1 / (1 + np.exp(-t[:, 3:6])) / 4 + 5e-4
 
     def below(edge):
@@ -120,44 +120,66 @@ def test_binarisation_is_anew_each_time_as_often_white_as_bright():
 
 # --- the bounds
 
-@pytest.mark.parametrize('mean, std', [(0.0, 0.5), (1.5, 0.9), (-2.0, 0.1)])
-def test_the_divergence_is_that_of_monte_carlo(mean, std):
-    torch.manual_seed(0)
-    z = mean + std * torch.randn(400_000, dtype=torch.float64)
-    ratio = torch.distributions.Normal(mean, std).log_prob(z) - torch.distributions.Normal(0, 1).log_prob(z)
-    found = cvae.kl_divergence(torch.tensor(mean), torch.tensor(std).log()).item()
-    assert found == pytest.approx(ratio.mean().item(), rel=0.02)
-    assert cvae.kl_divergence(torch.zeros(1), torch.zeros(1)).item() == 0
-
-
-@pytest.mark.parametrize('likelihood', KINDS)
 @torch.no_grad()
-def test_the_weights_are_the_ratio_of_densities_whose_mean_is_minus_the_divergence(likelihood):
-    net = make(likelihood)
+def a_prior(n=4, classes=3):
+    """One that is far from N(0, 1), and the normal distribution in torch's words of each of its classes."""
+    torch.manual_seed(0)
+    prior = cvae.Prior(classes, n)
+    for p in prior.parameters():
+        p.copy_(0.4 * torch.randn_like(p))
+    T = prior.matrices()
+    means = torch.linalg.solve(T, -prior.shift)
+    return prior, [torch.distributions.MultivariateNormal(mean, precision_matrix=t.T @ t)
+                   for mean, t in zip(means, T)]
+
+
+@torch.no_grad()
+def test_the_prior_of_a_class_is_a_normal_distribution_with_any_covariance():
+    prior, normals = a_prior()
+    label, z = torch.tensor([2, 0, 1, 1, 2]), torch.randn(5, 4)
+    expected = torch.stack([normals[k].log_prob(row) for k, row in zip(label.tolist(), z)])
+    assert torch.allclose(prior.log_prob(z, label) - 2 * math.log(2 * math.pi), expected, atol=1e-5)
+    assert torch.allclose(prior.z(prior.hand(z, label), label), z, atol=1e-5)
+    for k, normal in enumerate(normals):        # and the hand of what it draws is N(0, 1)
+        hand = prior.hand(normal.sample((100_000,)), torch.full((100_000,), k))
+        assert hand.mean(0).abs().max() < 0.02 and (hand.T.cov() - torch.eye(4)).abs().max() < 0.03
+
+
+@torch.no_grad()
+def test_the_divergence_is_that_of_torch_and_of_monte_carlo():
+    prior, normals = a_prior()
+    mean, log_std, label = torch.randn(3, 4), torch.randn(3, 4) / 2, torch.arange(3)
+    found = prior.kl_divergence(mean, log_std, label)
+    for k, normal in enumerate(normals):
+        guess = torch.distributions.MultivariateNormal(mean[k], torch.diag(torch.exp(2 * log_std[k])))
+        expected = torch.distributions.kl_divergence(guess, normal)
+        assert found[k].item() == pytest.approx(expected.item(), rel=1e-4)
+        z = guess.sample((200_000,))
+        ratio = guess.log_prob(z) - normal.log_prob(z)
+        assert found[k].item() == pytest.approx(ratio.mean().item(), rel=0.02)
+    fresh, none = cvae.Prior(3, 4), torch.zeros(3, 4)       # N(0, 1) to begin with
+    assert torch.equal(fresh.kl_divergence(none, none, label), torch.zeros(3))
+
+
+@torch.no_grad()
+def test_the_bound_from_one_sample_is_the_elbo_on_average():
+    net = make('logistic').eval()
     image, label = batch(net, 2)
-    image, label = image.repeat(2000, 1, 1, 1), label.repeat(2000)
-    features = net.features(observed(net, image), label)
-    theta, latents, kl, ratio = net.infer(features, label, torch.randn_like)
-    found, expected = -ratio.view(-1, 2).mean(0), kl.view(-1, 2).mean(0)
-    assert torch.allclose(found, expected, rtol=0.02, atol=0.02 * expected.max().item())
-    guess, e = net.latents[0].posterior(net.label_made(label)[:, :, None, None], features[0]), latents[0]
-    normal = torch.distributions.Normal(guess[0], guess[1].exp())
-    own = (torch.distributions.Normal(0, 1).log_prob(e) - normal.log_prob(e)).sum((1, 2, 3))
-    if likelihood == 'bernoulli':                           # the only z there is
-        assert torch.allclose(ratio, own, atol=1e-3)
-    assert torch.equal(theta, net.build(label, lambda i, h: latents[i]))
+    total = net(image.repeat(2000, 1, 1, 1), label.repeat(2000))
+    metrics = net.metrics(total)
+    assert metrics['nll'].item() == pytest.approx(metrics['loss'].item(), abs=0.3) and metrics['kl'] > 1
 
 
 @torch.no_grad()
 def test_the_importance_weighted_bound_tightens_with_k_towards_the_truth():
     """With a z of one number the truth is an integral, here a sum over a fine grid."""
     net = make('bernoulli', latent=1).eval()
-    net.latents[0].guess.bias.data += torch.tensor([1.0, 2])    # beside the truth, and wide, so samples count
+    net.guess.bias.data += torch.tensor([1.0, 2])           # beside the truth, and wide, so samples count
     image, label = batch(net, 1)
-    grid = torch.linspace(-8, 8, 4001).view(-1, 1, 1, 1)
-    theta = net.build(label.repeat(4001), lambda i, h: grid)
+    grid, same = torch.linspace(-8, 8, 4001)[:, None], label.repeat(4001)
+    theta = net.build(grid, same)
     logp = net.pixel.log_prob(theta, observed(net, image).expand(4001, -1, -1, -1)).sum((1, 2, 3))
-    prior = -grid.flatten()**2 / 2 - math.log(2 * math.pi) / 2
+    prior = net.prior.log_prob(grid, same) - math.log(2 * math.pi) / 2
     truth = -torch.logsumexp(logp + prior + math.log(16 / 4000), 0).item()
     many, found, elbo = 500, {}, []
     for k in 1, 5, 50, 500:
@@ -215,24 +237,69 @@ def test_encoder_and_decoder_both_see_the_label(likelihood):
     net = make(likelihood)
     image, label = batch(net)
     x, other = observed(net, image), (label + 1) % 5
-    for one, two in zip(net.features(x, label), net.features(x, other)):
+    for one, two in zip(net.posterior(x, label), net.posterior(x, other)):
         assert not torch.allclose(one, two, atol=1e-4)
-    zeros = [torch.zeros(6, *shape) for shape in net.shapes]
-    theta = [net.build(y, lambda i, h: zeros[i]) for y in (label, other)]
-    assert not torch.allclose(*theta, atol=1e-4)
+    z = torch.zeros(6, 3)
+    assert not torch.allclose(net.build(z, label), net.build(z, other), atol=1e-4)
+    assert not torch.allclose(net.prior.hand(z, label), net.prior.hand(z, other), atol=1e-4)
 
 
-@pytest.mark.parametrize('size, grids', [
-    ((28, 28), [(1, 1), (7, 7), (14, 14)]), ((32, 32), [(1, 1), (4, 4), (8, 8), (16, 16)]),
-    ((2, 6), [(1, 1), (1, 3)]), ((40, 24), [(1, 1), (5, 3), (10, 6), (20, 12)]),
-    ((64, 64), [(1, 1), (8, 8), (16, 16), (32, 32)])])
+@pytest.mark.parametrize('size, below', [
+    ((28, 28), [(14, 14), (7, 7)]), ((32, 32), [(16, 16), (8, 8), (4, 4)]), ((2, 6), [(1, 3)]),
+    ((40, 24), [(20, 12), (10, 6), (5, 3)]), ((64, 64), [(32, 32), (16, 16), (8, 8)])])
 @torch.no_grad()
-def test_every_level_halves_as_far_as_that_divides(size, grids):
+def test_every_level_halves_as_far_as_that_divides(size, below):
     net = make('logistic', size=size)
     image, label = batch(net, 2)
-    shapes = [tuple(z.shape[1:]) for z in net.encode(image, label)]
-    assert shapes == net.shapes == [(3 if i == 0 else 2, *grid) for i, grid in enumerate(grids)]
+    seen = []
+    for level in net.levels:
+        level.encoder.register_forward_hook(lambda module, args, h: seen.append(tuple(h.shape[2:])))
+    assert net.encode(image, label).shape == (2, 3) and seen == below
     assert net.sample(label).shape == image.shape
+
+
+# --- the sketch
+
+@pytest.mark.parametrize('size', [(3, 8, 16), (1, 6, 6)])
+def test_waves_are_a_basis_from_slow_to_fast(size):
+    n = math.prod(size)
+    images, strength = cvae.waves(size, 10 * n)             # more than there are: all
+    assert images.shape == (n, *size) and strength.shape == (n,)
+    assert torch.allclose(images.flatten(1) @ images.flatten(1).T, torch.eye(n), atol=1e-5)
+    assert torch.allclose(images[0], torch.full(size, n**-0.5)) and (strength.diff() <= 0).all()
+    turns = (images.diff(dim=3).sign().diff(dim=3) != 0).float().mean((1, 2, 3))
+    assert turns[:n // 4].mean() < turns[-n // 4:].mean()
+    few, _ = cvae.waves(size, 5)
+    assert torch.equal(few, images[:5])
+
+
+@torch.no_grad()
+def test_to_begin_with_a_picture_of_slow_waves_is_its_own_sketch():
+    """z is how strong they are, so what is made anew is the picture but for its fast waves."""
+    torch.manual_seed(0)
+    net = cvae.Model(cvae.Config(channels=3, size=(8, 16), likelihood='logistic', width=4, latent=9,
+                                 waves=20))
+    images, strength = cvae.waves((3, 8, 16), 20)
+    strong, label = torch.randn(4, 20) * strength, torch.arange(4)
+    slow, fast = (torch.einsum('bn,nchw->bchw', strong[:, part], images[part]) / 4 + 0.5
+                  for part in (slice(9), slice(9, None)))
+    image = (255 * (slow + fast - 0.5)).round().clamp(0, 255).byte()
+    hand = net.encode(image, label)
+    inside = (slow + fast - 0.5).clamp(0, 1) - 0.5
+    assert torch.allclose(hand, torch.einsum('bchw,nchw->bn', inside, images[:9]) / strength[:9], atol=0.02)
+    found = net.decode(hand, label).float()
+    projected = torch.einsum('bn,nchw->bchw', hand * strength[:9], images[:9]) + 0.5
+    assert (found - (255 * projected).clamp(0, 255)).abs().max() < 1
+    assert (found - image).abs().mean() > 1                 # the fast ones are not in it
+
+
+def test_a_sketch_may_have_fewer_waves_than_z_has_numbers():
+    net = make('logistic', size=(2, 2), latent=30, waves=50)        # 12 are all there are
+    image, label = batch(net)
+    sums = net(image, label)
+    sums['loss'].backward()
+    assert all(p.grad.abs().sum() > 0 for p in net.parameters())
+    assert net.reconstruct(image, label).shape == image.shape
 
 
 @pytest.mark.parametrize('likelihood', KINDS)
@@ -245,29 +312,31 @@ def test_pictures_repeat_with_their_seed(likelihood):
     assert torch.equal(*(net.reconstruct(grey, label) for _ in range(2)))
 
 
-def test_z_is_drawn_around_the_likeliest_and_repeats_with_its_seed():
+@torch.no_grad()
+def test_a_hand_is_drawn_around_the_likeliest_and_repeats_with_its_seed():
     net = make('bernoulli').eval()
-    image, label = (part.repeat_interleave(4000, 0) for part in batch(net, 2))
-    once, again = (net.encode(image, label, torch.Generator().manual_seed(3))[0] for _ in range(2))
+    image, label = (part.repeat_interleave(4000, 0) for part in batch(net, 1))
+    once, again = (net.encode(image, label, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(once, again)
-    means, stds = (of(once.view(2, 4000, -1), 1) for of in (torch.mean, torch.std))
-    likeliest = net.encode(image, label)[0].view(2, 4000, -1)[:, 0]
-    assert torch.allclose(means, likeliest, atol=0.06) and (stds > 0.1).all() and (stds < 1.05).all()
+    T = net.prior.matrices()[label[0]]
+    std = net.posterior(observed(net, image[:1]), label[:1])[1].exp()
+    assert torch.allclose(once.mean(0), net.encode(image[:1], label[:1])[0], atol=0.06)
+    assert torch.allclose(once.T.cov(), T @ torch.diag(std[0]**2) @ T.T, atol=0.06)
 
 
 @pytest.mark.parametrize('likelihood', KINDS)
 def test_another_label_changes_the_decoding_alone_and_a_line_joins_two_images(likelihood):
     net = make(likelihood).eval()
     image, label = batch(net)
-    latents, other = net.encode(image, label), (label + 1) % 5
-    assert torch.equal(net.reconstruct(image, label), net.decode(latents, label))
-    assert torch.equal(net.reconstruct(image, label, given=other), net.decode(latents, other))
-    assert not torch.equal(net.decode(latents, label), net.decode(latents, other))
+    hand, other = net.encode(image, label), (label + 1) % 5
+    assert torch.equal(net.reconstruct(image, label), net.decode(hand, label))
+    assert torch.equal(net.reconstruct(image, label, given=other), net.decode(hand, other))
+    assert not torch.equal(net.decode(hand, label), net.decode(hand, other))
     line = net.interpolate(image, image.flip(0), label, 5)
     assert line.shape == (5, *image.shape)
-    assert torch.equal(line[0], net.decode(latents, label))
+    assert torch.equal(line[0], net.decode(hand, label))
     assert torch.equal(line[-1], net.reconstruct(image.flip(0), label))
-    half = [(a + b) / 2 for a, b in zip(latents, net.encode(image.flip(0), label))]
+    half = (hand + net.encode(image.flip(0), label)) / 2
     assert (line[2].int() - net.decode(half, label).int()).abs().max() <= 1
 
 
@@ -300,8 +369,7 @@ def test_what_the_label_decides_is_learned_from_the_label():
 
 
 @pytest.mark.parametrize('fields, words', [
-    (dict(n_class=0), 'n_class'), (dict(k=0), 'k must be at least 1'), (dict(grids=-1), 'grids'),
-    (dict(local=0), 'local'),
+    (dict(n_class=0), 'n_class'), (dict(k=0), 'k must be at least 1'), (dict(waves=-1), 'waves must'),
     (dict(latent=0), 'latent'), (dict(beta=-1.0), 'beta must'), (dict(beta_warmup=1.5), 'beta_warmup'),
     (dict(size=(28, 27)), 'even numbers, got 28 x 27')])
 def test_impossible_configs_are_refused(fields, words):
@@ -314,7 +382,7 @@ def test_train_py_trains_it_and_minimises_what_progress_asks(launch, tmp_path):
     picture.save(str(tmp_path / 'x'), {
         split: {'image': rng.integers(0, 256, (n, 3, 8, 12)).astype(np.uint8), 'label': np.arange(n) % 4}
         for split, n in (('train', 40), ('val', 11))}, {'n_class': 4})
-    code, text = launch('train.py', '--model=cvae', '--likelihood=logistic', '--width=4', '--grids=2',
+    code, text = launch('train.py', '--model=cvae', '--likelihood=logistic', '--width=4', '--waves=40',
                         '--beta_warmup=1.0', '--k=2', f'--dataset={tmp_path}/x', f'--out_dir={tmp_path}/run',
                         '--batch_size=8', '--max_iters=4', '--log_interval=1', '--dtype=float32')
     assert code == 0, text

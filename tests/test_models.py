@@ -30,8 +30,7 @@ def blots():
 # model -> (a small Config's fields, a batch of 4 rows, the loss of the uniform guess in nats)
 CASES = {
     'cnn': (dict(n_class=5, width=8), images, math.log(5)),
-    'cvae': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8, grids=2, local=1), blots,
-             768 * math.log(2)),
+    'cvae': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8), blots, 768 * math.log(2)),
     'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
     'resnet': (dict(n_class=5, arch='resnet20'), images, math.log(5)),
