@@ -301,8 +301,8 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):
-        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,): the likeliest, or drawn if there is
-        a `generator`. Where pixels are black or white, grey is rounded."""
+        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,): the likeliest, or drawn if there
+        is a `generator`. Where pixels are black or white, grey is rounded."""
         label = checked(label, self.config.n_class)
         z, log_std = self.posterior(F.pixel_unshuffle(self.pixel.observe(image, torch.round), 2), label)
         if generator:
