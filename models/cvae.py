@@ -3,15 +3,15 @@
 The encoder guesses which latent numbers z an image came from, the decoder makes an image of them. What is
 maximised is a lower bound of ln p(image | label), the ELBO: how likely the image is given such a z, minus how
 far the guess q(z | image, label) is from the prior p(z | label), in nats. Each class has a prior of its own,
-normal with any mean and covariance. Measured by it z becomes a `hand`, N(0, 1) for every label: what a label
-does not tell. Measured by another's it would be another z, so a hand can draw every class.
+normal with any mean and covariance. Whitened by it z becomes a `hand`, N(0, 1) for every label: what a label
+does not tell. Coloured by the prior of another class, the same hand draws that class.
 
     image (B, C, H, W), label (B,) -> features of H / 2, H / 4, H / 8, as far as that divides, then 1 x 1
         -> mean and deviation of z (B, latent) <-> hand (B, latent)
     z, label -> features of 1 x 1, ..., H / 4, H / 2 -> distribution of every pixel
 
-A few numbers tell a digit, a photograph takes hundreds, and gradients find the strongest few over and over.
-So there z is how strong the slowest waves in an image are; they make a sketch, which the nets paint over.
+A few numbers tell a digit; a photograph takes hundreds, more than nets find by themselves. So there z starts
+as the strengths of the slowest cosine waves in the image; they make a sketch, which the nets correct.
 """
 import math
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class Config:
     size: tuple = (28, 28)          # height and width of an image, filled from the data set
     likelihood: Literal['bernoulli', 'logistic'] = 'bernoulli'  # pixels drawn black or white; 8-bit values
     width: int = 32                 # filters at half the height and width; twice as many at a quarter, ...
-    n_layer: int = 1                # blocks of each level of the encoder, and of the decoder
+    n_layer: int = 1                # residual blocks of each level, of encoder and decoder alike
     latent: int = 32                # dimensions of z
-    waves: int = 0                  # of the sketch that an image starts from, at most all; 0: no sketch
+    waves: int = 0                  # cosine waves in the sketch an image starts from; 0: no sketch
     beta: float = 1.0               # weight of the KL divergence in what is minimised; 1 in the reported loss
     beta_warmup: float = 0.1        # share of the run in which that weight grows from 0
     k: int = 1                      # samples of z per image in evaluation; more make the bound `nll` tighter
@@ -69,8 +69,8 @@ class Bernoulli:
 
 class Logistic:
     """Pixels of 256 values: logistic distributions cut into bins, the outer two without end (Salimans et al.
-    2017). A channel leans on how those before it turned out, for red tells much about green, and a pixel
-    about the one beside it: the channels are those of 2 x 2 pixels."""
+    2017). The mean of a channel is linear in the channels before it: red tells much about green and, as the
+    channels are those of 2 x 2 pixels, a pixel about the one beside it."""
 
     def __init__(self, channels):
         self.parts = channels, channels, channels * (channels - 1) // 2     # means, scales, slopes
@@ -81,7 +81,7 @@ class Logistic:
         return image / 255 - 0.5
 
     def means(self, theta, x):
-        """Of each channel, given those before it in x."""
+        """The mean of each channel, given those before it in x: like x, (B, C, H, W)."""
         mean, _, slope = theta.split(self.parts, 1)
         off = x - mean
         shares = [slope[:, c * (c - 1) // 2:c * (c + 1) // 2] * off[:, :c] for c in range(x.size(1))]
@@ -99,7 +99,7 @@ class Logistic:
                 + torch.log(-torch.expm1(-1 / 255 / scale)).masked_fill(first | last, 0))
 
     def expectation(self, theta):
-        """(B, C, H, W), about [0, 1]: the mean, for nothing is expected to turn out otherwise."""
+        """(B, C, H, W), about [0, 1]: the mean, where those before are what was expected of them."""
         return theta[:, :self.parts[0]] + 0.5
 
 
@@ -130,18 +130,18 @@ def checked(label, n_class):
 
 
 def chosen(every, label):
-    """Of what each class makes of a row, (B, n_class, n), what the row's own does: (B, n)."""
+    """Of each row of `every`, (B, n_class, n), the vector of its class: (B, n)."""
     return every.take_along_dim(label[:, None, None], 1)[:, 0]
 
 
 class Prior(nn.Module):
-    """What z of a class is like: normally distributed so that its hand, T z + b, is N(0, 1). T is lower
-    triangular, for it is enough if each number of z leans on those before it. z and hand: (B, n)."""
+    """p(z | label): normal, such that the hand T z + b is N(0, 1). T is lower triangular, for every precision
+    matrix, the inverse of a covariance, is T' T of such a T. z and hand: (B, n)."""
 
     def __init__(self, n_class, n):
         super().__init__()
-        self.common = nn.Parameter(torch.zeros(n, n))           # below the diagonal of T, for all classes,
-        self.own = nn.Parameter(torch.zeros(n_class, n, n))     # and what is of each its own
+        self.common = nn.Parameter(torch.zeros(n, n))           # used below the diagonal of T: by all classes
+        self.own = nn.Parameter(torch.zeros(n_class, n, n))     # and by each alone
         self.log_diagonal = nn.Parameter(torch.zeros(n_class, n))
         self.shift = nn.Parameter(torch.zeros(n_class, n))      # b
 
@@ -150,7 +150,7 @@ class Prior(nn.Module):
         return (self.common + self.own).tril(-1) + self.log_diagonal.exp().diag_embed()
 
     def hand(self, z, label):
-        """What labels (B,) leave open in z."""
+        """T z + b: what labels (B,) do not tell of z."""
         with torch.autocast(z.device.type, enabled=False):
             every = torch.einsum('kij,bj->bki', self.matrices(), z) + self.shift        # with every label
         return chosen(every, label)
@@ -162,13 +162,13 @@ class Prior(nn.Module):
         return chosen(every.permute(2, 0, 1), label)
 
     def log_prob(self, z, label):
-        """ln p(z | label), but for a constant, n ln(2 pi) / 2."""
+        """ln p(z | label) + n ln(2 pi) / 2: (B,)."""
         return self.log_diagonal[label].sum(1) - self.hand(z, label).square().sum(1) / 2
 
     def kl_divergence(self, mean, log_std, label):
-        """KL(N(mean, std^2) || p(z | label)) in nats: that of a hand, which has the mean T mean + b and the
-        covariance T std^2 T', from N(0, 1)."""
-        variance = torch.exp(2 * log_std) * self.matrices().square().sum(1)[label]
+        """KL(N(mean, std^2) || p(z | label)) in nats, (B,): that of the hand, which has the mean T mean + b
+        and the covariance T std^2 T', from N(0, 1) (as in Kingma & Welling 2014, appendix B)."""
+        variance = torch.exp(2 * log_std) * self.matrices().square().sum(1)[label]      # sums to the trace
         square = self.hand(mean, label).square()
         return (variance + square - 1).sum(1) / 2 - (log_std + self.log_diagonal[label]).sum(1)
 
@@ -182,10 +182,10 @@ def waves(size, n):
         basis = torch.cos(math.pi / length * torch.arange(length)[:, None] * (torch.arange(length) + 0.5))
         bases.append(basis / basis.norm(dim=1, keepdim=True))
     c, y, x = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, size), indexing='ij'))
-    speed = (1 + 2 * c) * (1 + torch.hypot(y.float(), x.float()))
+    speed = (1 + 2 * c) * (1 + (y**2 + x**2).sqrt())
     first = speed.argsort(stable=True)[:n]
     images = torch.einsum('nc,ny,nx->ncyx', *(basis[axis[first]] for basis, axis in zip(bases, (c, y, x))))
-    return images, 0.12 * math.prod(size)**0.5 * speed[first]**-1.25
+    return images, 0.12 * math.prod(size)**0.5 * speed[first]**-1.25    # z is about N(0, 1) on CIFAR-10
 
 
 class Level(nn.Module):
@@ -230,7 +230,7 @@ class Model(nn.Module):
 
     def posterior(self, x, label):
         """The encoder: mean and log standard deviation, at most 0, of z, (B, latent) float32 both. x is what
-        was observed, 2 x 2 pixels side by side: (B, 4 C, H / 2, W / 2)."""
+        was observed, 2 x 2 pixels stacked as channels: (B, 4 C, H / 2, W / 2)."""
         h = self.stem(x) + self.label_seen(label)[:, :, None, None]
         for level in self.levels:
             h = level.down(F.gelu(level.encoder(h)))
@@ -252,8 +252,9 @@ class Model(nn.Module):
         h = self.levels[0].up(F.gelu(h))
         if c.waves:
             drawn = chosen(self.draw(z).unflatten(1, (c.n_class, -1)), label)   # (B, waves)
-            drawn = drawn + F.pad(z, (0, drawn.size(1) - c.latent))     # to begin with the first are z
-            sketch = (drawn * self.strength @ self.waves).unflatten(1, (-1, *h.shape[2:]))
+            drawn = drawn + F.pad(z, (0, drawn.size(1) - c.latent))             # at first the slowest are z
+            with torch.autocast(z.device.type, enabled=False):  # in bfloat16 means would be off by a bin
+                sketch = (drawn * self.strength @ self.waves).unflatten(1, (-1, *h.shape[2:]))
             h = h + self.sketched(sketch)
         theta = self.head(F.gelu(self.levels[0].decoder(h))).float()
         if c.waves:                     # the first parameters are the means, or log odds
@@ -268,14 +269,15 @@ class Model(nn.Module):
         c, x = self.config, F.pixel_unshuffle(self.pixel.observe(image), 2)
         mean, log_std = self.posterior(x, label)
         kl, k = self.prior.kl_divergence(mean, log_std, label).sum(), 1 if self.training else c.k
-        reconstruction, weight = 0, torch.full_like(mean[:, 0], -torch.inf)     # ln of sum p(x, z) / q(z)
+        reconstruction, weights = 0, []                         # ln p(x, z) / q(z) of each sample
         for _ in range(k):                                      # one after the other: k may be large
             e = torch.randn_like(mean)
             z = mean + log_std.exp() * e                        # the reparameterisation
             logp = self.pixel.log_prob(self.build(z, label), x).sum((1, 2, 3))
-            logq = (-e**2 / 2 - log_std).sum(1)                 # of z, but for the prior's constant
             reconstruction = reconstruction - logp.sum() / k
-            weight = torch.logaddexp(weight, logp + self.prior.log_prob(z, label) - logq)
+            if not self.training:
+                logq = (-e**2 / 2 - log_std).sum(1)             # + n ln(2 pi) / 2, as the prior's
+                weights.append(logp + self.prior.log_prob(z, label) - logq)
         beta = c.beta
         if self.training and c.beta_warmup:
             beta = c.beta * (progress / c.beta_warmup).clamp(max=1)
@@ -283,7 +285,7 @@ class Model(nn.Module):
         sums = {'loss': loss, 'count': torch.full_like(loss, len(x)), 'reconstruction': reconstruction,
                 'kl': kl}
         if not self.training:
-            sums['nll'] = (math.log(k) - weight).sum()
+            sums['nll'] = (math.log(k) - torch.stack(weights).logsumexp(0)).sum()
         return sums
 
     def metrics(self, total):
@@ -301,8 +303,8 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):
-        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,): the likeliest, or drawn if there
-        is a `generator`. Where pixels are black or white, grey is rounded."""
+        """The hand (B, latent) of uint8 images (B, C, H, W) of labels (B,): the mean of the guess, or drawn
+        from it if there is a `generator`. Where pixels are black or white, grey is rounded."""
         label = checked(label, self.config.n_class)
         z, log_std = self.posterior(F.pixel_unshuffle(self.pixel.observe(image, torch.round), 2), label)
         if generator:
@@ -326,6 +328,6 @@ class Model(nn.Module):
         return self.decode(self.encode(image, label), label if given is None else given)
 
     def interpolate(self, image_a, image_b, label, steps):
-        """From images to other images of the same labels in a straight line: (steps, B, C, H, W)."""
+        """In a straight line between the hands of images of the same labels: (steps, B, C, H, W)."""
         a, b = self.encode(image_a, label), self.encode(image_b, label)
         return torch.stack([self.decode(a.lerp(b, t), label) for t in torch.linspace(0, 1, steps).tolist()])

@@ -293,6 +293,30 @@ def test_to_begin_with_a_picture_of_slow_waves_is_its_own_sketch():
     assert (found - image).abs().mean() > 1                 # the fast ones are not in it
 
 
+@torch.no_grad()
+def test_each_class_draws_a_sketch_of_its_own():
+    net, z, label = make('logistic'), torch.randn(5, 3), torch.arange(5)
+    before = net.build(z, label)
+    net.draw.bias.view(5, 20)[2] += 1
+    changed = (net.build(z, label) != before).flatten(1).any(1)
+    assert changed.tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize('likelihood', KINDS)
+def test_under_autocast_a_sketch_keeps_its_values_and_it_compiles(likelihood):
+    torch.manual_seed(0)
+    net = cvae.Model(cvae.Config(**KINDS[likelihood] | dict(n_class=5, likelihood=likelihood, width=4,
+                                                            latent=9, waves=20)))
+    (image, label), z = batch(net), 2 * torch.randn(6, 9)
+    expected = net.build(z, label)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert (net.build(z, label) - expected).abs().max() < 0.1 / 255     # a tenth of a bin
+        eager = net(image, label)
+        torch._dynamo.reset()
+        found = torch.compile(net, fullgraph=True, backend='eager')(image, label)
+    assert found.keys() == eager.keys() and all(value.dtype == torch.float32 for value in found.values())
+
+
 def test_a_sketch_may_have_fewer_waves_than_z_has_numbers():
     net = make('logistic', size=(2, 2), latent=30, waves=50)        # 12 are all there are
     image, label = batch(net)
@@ -310,6 +334,19 @@ def test_pictures_repeat_with_their_seed(likelihood):
     assert torch.equal(once, again) and not torch.equal(once, other)
     grey = torch.arange(once.numel()).byte().view(once.shape)
     assert torch.equal(*(net.reconstruct(grey, label) for _ in range(2)))
+
+
+@torch.no_grad()
+def test_pictures_go_through_the_prior_of_their_label():
+    net = make('logistic').eval()
+    for p in net.prior.parameters():
+        p.copy_(0.4 * torch.randn_like(p))
+    image, label = batch(net)
+    z, T = net.posterior(observed(net, image), label)[0], net.prior.matrices()[label]
+    hand = torch.einsum('bij,bj->bi', T, z) + net.prior.shift[label]
+    assert torch.allclose(net.encode(image, label), hand, atol=1e-4)
+    expected = 255 * F.pixel_shuffle(net.pixel.expectation(net.build(z, label)), 2).clamp(0, 1)
+    assert (net.decode(hand, label) - expected).abs().max() < 0.51
 
 
 @torch.no_grad()
