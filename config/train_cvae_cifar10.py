@@ -12,10 +12,11 @@ likelihood = 'logistic'
 width = 32
 latent = 512
 waves = 1024
+beta = 0.5
 beta_warmup = 0.2
 batch_size = 128
-epochs = 18
-eval_interval = 1580
+epochs = 10
+eval_interval = 878
 
 optimizer = 'muon'
 learning_rate = 2.5e-3
