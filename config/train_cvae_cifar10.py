@@ -1,7 +1,7 @@
-"""A conditional VAE on CIFAR-10 with a z of the whole and a grid of 4 x 4 of them, 5.1 M parameters.
+"""A conditional VAE on CIFAR-10, 12.5 M parameters, whose pictures start from a sketch of 1,024 waves.
 
-4.27 bits per dimension on test after 51 minutes on one CPU core, 4.52 on val after the first 12, but it
-hardly obeys its label: results/cvae.md.
+4.56 bits per dimension on test after 19 minutes on two CPU cores; a classifier sees the class asked for in
+44.0 % of new pictures: results/cvae.md. Since beta is a half, z tells more and pictures are sharper.
 """
 dataset = 'cifar10'
 flip = 'random'
