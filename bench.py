@@ -13,8 +13,9 @@ the SGD of torch, and a torch DataLoader of two worker processes that take one p
 mirror and crop it; one with a mask they decode first, both files, and change as ours are. The workers stand
 still while it is our turn.
 """
-import contextlib, dataclasses, importlib, inspect, itertools, multiprocessing, os, signal, statistics, sys
-import time
+import contextlib, dataclasses, importlib, inspect, itertools, json, math, multiprocessing, os, signal
+import statistics, sys, time
+os.environ.setdefault('GOMP_SPINCOUNT', '3000')     # as train.py
 from pathlib import Path
 
 import numpy as np
@@ -24,33 +25,14 @@ from torch.utils.data import DataLoader
 
 import configurator, data, train
 from configurator import ROOT, Refused
+from core import machine
 from data import picture
 from data.augment import Augment
 
 # --- the measurement; all other keys are train.py's
 steps = 20          # steps that are timed, after three that are not
 against = ''        # what to time in turns: plain, or a checkout of nanoGPT
-
-
-def synchronize(device):
-    """Wait until the device has done all it was given."""
-    if device.startswith('cuda'):
-        torch.cuda.synchronize(device)
-    elif device == 'mps':
-        torch.mps.synchronize()
-
-
-def peak(device, dtype):
-    """FLOP/s of one large matrix product, the best of ten."""
-    size = 2048 if device == 'cpu' else 8192
-    a, seconds = torch.randn(size, size, device=device, dtype=dtype), []
-    for _ in range(10):
-        synchronize(device)
-        begun = time.perf_counter()
-        a @ a
-        synchronize(device)
-        seconds.append(time.perf_counter() - begun)
-    return 2 * size**3 / min(seconds)
+record = ''         # a file like results/speed.json, to which this config's fraction of the peak is added
 
 
 class Ours:
@@ -60,7 +42,7 @@ class Ours:
         keys = settings.knobs
         asked = (keys[name] for name in ('device', 'dtype', 'compile'))
         device, dtype, compile, self.words = configurator.resolve(*asked)
-        meta = data.ensure(keys['dataset'], keys['prepare'])
+        self.meta = meta = data.ensure(keys['dataset'], keys['prepare'])
         module = importlib.import_module(f'models.{keys["model"]}')
         known = {field.name for field in dataclasses.fields(module.Config)}
         info = {key: value for key, value in meta['info'].items() if key in known}
@@ -79,7 +61,7 @@ class Ours:
                           f'micro_batch_size {part}')
         configurator.settle(device, dtype, keys['threads'])
         train.seed_noise(keys['seed'], *b'init')
-        self.dtype = getattr(torch, dtype)
+        self.dtype, self.autocast_dtype = getattr(torch, dtype), dtype
         self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')
         self.net = module.Model(self.config).to(device)
         if keys['channels_last']:
@@ -110,6 +92,49 @@ class Ours:
                 optimizer.step()
                 optimizer.zero_grad()
         return sums['count'].item() * len(batches), (sums['loss'] / sums['count']).item()
+
+
+    def flops(self):
+        """Return the FLOPs of a step, the mean of a few where rows have different lengths."""
+        steps = range(4) if self.split.ragged else range(1)
+        counted = [rows for step in steps for rows in self.batches(step)]
+        return machine.count_flops(self.net, self.split, counted, self.progress) / len(steps)
+
+    def steps_and_evaluations(self, step_seconds):
+        """Return the steps of the whole run, and the time of its evaluations as a number of steps."""
+        keys = self.keys
+        splits = {'train': self.split}
+        for name in self.meta['splits']:
+            splits[name] = data.Split(keys['dataset'], name, list(self.split.kind), self.split.block_size,
+                                      self.device, keys['pad_to'])
+        steps = keys['max_iters']
+        if keys['epochs']:
+            steps = round(keys['epochs'] * (len(self.split) // keys['batch_size']))
+        seconds = 0
+        for name, times in ('val', math.ceil(steps / keys['eval_interval'])), ('test', 1):
+            if name not in splits:
+                continue
+            batches = splits[name].evaluation(keys['micro_batch_size'] or keys['batch_size'])
+            every = max(1, len(batches) // 4)
+            begun = time.perf_counter()
+            train.evaluate(self.net, splits[name], len(batches[0]), self.autocast, self.progress, 0,
+                           lambda: 0, every)
+            seconds += times * (time.perf_counter() - begun) * len(batches) / len(batches[::every])
+        return steps, seconds / step_seconds
+
+
+def write_record(file, ours, argv, flops, seconds, peak):
+    """Add to a JSON file what core/machine.py needs to estimate this config's time on another machine."""
+    path = Path(file)
+    records = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    configs = [argument for argument in argv if argument.endswith('.py')]
+    name = configs[0] if configs else 'config/train_stdlib.py'
+    steps, evaluation = ours.steps_and_evaluations(seconds)
+    entry = records.setdefault(name, {})
+    entry |= {'steps': steps, 'evaluation_steps': round(evaluation, 1), 'flops': flops}
+    entry[ours.autocast_dtype] = {'fraction_of_peak': round(flops / seconds / peak, 4), 'peak': round(peak),
+                                  'step_seconds': round(seconds, 5), 'threads': torch.get_num_threads()}
+    path.write_text(json.dumps(records, indent=1) + '\n', encoding='utf-8')
 
 
 class NanoGPT:
@@ -225,7 +250,8 @@ def alone():
 
 
 if __name__ == '__main__':
-    own = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] in ('steps', 'against', 'help', 'h')]
+    names = 'steps', 'against', 'record', 'help', 'h'
+    own = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] in names]
     globals().update(configurator.read(__file__, own).knobs)
     if steps < 1:
         raise Refused(f'steps must be at least 1, got {steps}')
@@ -237,10 +263,10 @@ if __name__ == '__main__':
     @contextlib.contextmanager
     def clock(name):
         """Time a part of a step, the device idle before and after."""
-        synchronize(ours.device)
+        machine.synchronize(ours.device)
         begun = time.perf_counter()
         yield
-        synchronize(ours.device)
+        machine.synchronize(ours.device)
         times.setdefault(name, []).append(time.perf_counter() - begun)
 
     counts, losses = 0, []
@@ -268,15 +294,13 @@ if __name__ == '__main__':
           f'{counts / steps / whole:,.0f} counts (tokens, images) a second')
     for name, seconds in parts.items():
         print(f'  {name}: {seconds * 1e3:.2f} ms, {seconds / whole:.1%}')
-    from torch.utils.flop_counter import FlopCounterMode
-    counter = FlopCounterMode(display=False)
-    with counter:
-        ours.net.forward(**ours.split.batch(ours.batches(0)[0]), **ours.progress)['loss'].backward()
-    flops = counter.get_total_flops() * len(ours.batches(0))
+    flops = ours.flops()
     with alone():
-        best = peak(ours.device, ours.dtype)
+        best = machine.peak_flops(ours.device, ours.dtype)
     print(f'{flops / 1e9:.1f} GFLOP a step: {flops / whole / best:.0%} of a matrix product\'s '
           f'{best / 1e12:.2f} TFLOP/s')
+    if record:
+        write_record(record, ours, rest, flops, whole, best)
     if theirs:
         other = theirs.average(times[theirs.name])
         print(f'{theirs.name}, in turns: {other * 1e3:.1f} ms a step, {rows / other:,.0f} rows a second; '

@@ -18,6 +18,7 @@ COMMAND_LINE = 'the command line'
 
 # what the doctor can be asked
 verify = False      # also recompute the sha256 of every prepared data set
+threads = 0         # of the CPU whose speed is measured; 0: as torch chooses
 
 
 class Refused(Exception):
@@ -196,8 +197,9 @@ def read(script, argv, config='', words=False):
             (settings.knobs if name in keys else settings.fields)[name] = value
             if not default or where == COMMAND_LINE:
                 settings.given[name] = where
-    # --max_iters shortens whatever a config trains; the `prepare` of a config is for its own data set.
-    for name, idle in ('max_iters', 'epochs'), ('dataset', 'prepare'):
+    # A length on the command line replaces every length in a config; its `prepare` is for its own data set.
+    for name, idle in (('max_iters', 'epochs'), ('max_iters', 'max_minutes'), ('epochs', 'max_minutes'),
+                       ('dataset', 'prepare')):
         if idle in keys and settings.given.get(name) == COMMAND_LINE != settings.given.get(idle):
             settings.knobs[idle], settings.given[idle] = keys[idle].default, COMMAND_LINE
     if '--help' in argv or '-h' in argv:
@@ -349,41 +351,8 @@ def load(path, device='cpu'):
     return build(run.read(run.find(path)), device)
 
 
-def doctor(root, verify=False):
-    """Print what this machine offers and what to run next; `verify` checks the hashes of the data as well."""
-    import platform, shutil, socket, threading
-    import torch
-    import data
-
-    def reach():        # in a thread, because looking up a name has no time limit of its own
-        with contextlib.suppress(OSError), socket.create_connection(('raw.githubusercontent.com', 443), 1):
-            reached.append(True)
-    reached, probe = [], threading.Thread(target=reach, daemon=True)
-    probe.start()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f'python    {platform.python_version()}, {platform.system()} {platform.machine()}')
-    print(f'torch     {torch.__version__}, {torch.get_num_threads()} threads', *gpus, sep=', ')
-    print(f'settings  {resolve()[-1]}')
-    print(f'compiler  {shutil.which("c++") or "none, so no --compile=True on a CPU"}')
-    free = data.free_memory(torch.device('cpu')) / 2**30
-    print(f'memory    {free:.1f} GiB free' if math.isfinite(free) else 'memory    unknown')
-    print(f'disk      {shutil.disk_usage(root).free / 2**30:.1f} GiB free')
-    files = [*root.glob('data/*/prepare.py'), *root.glob('data/*/meta.json')]
-    for folder in sorted({file.parent for file in files}):
-        try:
-            state = 'not prepared yet'
-            if folder / 'meta.json' in files:
-                data.check(folder, hashes=verify)
-                state = 'ready' + ', hashes verified' * verify
-        except Refused as error:
-            state = f'damaged: {error}'
-        print(f'data      {folder.name}: {state}')
-    probe.join(1.2)
-    print(f'mirror    {os.environ.get("DATA_MIRROR", "DATA_MIRROR is not set")}')
-    print(f'network   {"reached" if reached else "not reached; python train.py needs none"}')
-    print('next      python train.py')
-
-
 if __name__ == '__main__':
     import configurator     # not this __main__: its Refused is the one that is raised
-    configurator.doctor(ROOT, configurator.read(__file__, sys.argv[1:]).knobs['verify'])
+    from core import machine
+    options = configurator.read(__file__, sys.argv[1:]).knobs
+    machine.doctor(ROOT, options['threads'], options['verify'])

@@ -70,7 +70,8 @@ def read(path):
     splits = {name: [line for line in lines if line.get('split', line.get('event')) == name]
               for name in SPLITS}
     return {'run': str(path), 'seed': keys.pop('seed'), 'keys': keys, 'parameters': now['parameters'],
-            'machine': distinct(machines), 'commit': distinct(commits), 'torch': now['versions']['torch'],
+            'flops': now.get('flops'), 'machine': distinct(machines), 'commit': distinct(commits),
+            'torch': now['versions']['torch'],
             'steps': max(line.get('step', 0) for line in lines),
             'seconds': max(line.get('seconds', 0) for line in lines)} | splits
 

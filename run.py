@@ -21,6 +21,7 @@ SCHEMA = {'model': dict, 'keys': dict, 'config': dict, 'step': int}     # what e
 MODES = 'auto', 'scratch', 'resume'                                             # of init_from; else a path
 FIXED = 'model dataset prepare seed batch_size pad_to optimizer'.split()        # decide on shapes and rows
 MACHINE = 'device dtype compile threads'.split()        # where another machine may have to differ
+LENGTH = 'max_iters epochs max_minutes'.split()         # decide on the number of steps
 COMMAND = 'out_dir init_from eval_only eval_split export target verify'.split()  # a command's, never a run's
 
 
@@ -134,6 +135,7 @@ class Run:
         self.told, self.spoken = False, 0.0             # if the time left was told; when the last line was
         self.first, self.last = None, (0, start)        # (step, time) of the first and the last train line
         self.checkpoint, self.weights, name = None, None, ''
+        self.limit = {'start': 0.0, 'max_iters': 0}     # from when max_minutes count; what fits, once known
         if knobs['eval_only']:
             name = find(self.path if self.mode in MODES else self.mode)
             self.checkpoint = read(name)
@@ -172,16 +174,25 @@ class Run:
                   if key in knobs and key not in {*given, *COMMAND, *anew}}
         settings.fields = self.checkpoint['config'] | {key: fields[key] for key in fields if key in given}
         knobs['init_from'] = was['init_from']               # how the run began; self.mode is this command's
-        return [*changes.values(), *[f'{was["device"]} is not here'] * elsewhere]
+        if all(knobs[key] == was.get(key) for key in LENGTH):
+            self.limit = self.checkpoint.get('limit', self.limit)
+        else:                                               # another length: its minutes count from here
+            self.limit['start'] = self.checkpoint['seconds']
+        lines = [*changes.values(), *[f'{was["device"]} is not here'] * elsewhere]
+        if knobs['max_minutes'] and self.limit['start']:
+            lines.append(f'max_minutes count from step {self.checkpoint["step"]}')
+        return lines
 
     def _announce(self, knobs, name, changes):
         """Say what is resumed, or that there is nothing to do."""
         step, was = self.checkpoint['step'], self.checkpoint['keys']
         early = 0 < was['patience'] <= self.checkpoint['stale']
         longer = (knobs['epochs'] > was['epochs'] or early) if knobs['epochs'] else knobs['max_iters'] > step
+        if self.limit['max_iters']:             # the same time limit ends it at the same step again
+            longer = False
         if self.checkpoint['done'] and not (self.mode == 'resume' and longer):
             self.say(f'{self.path} is a finished run and is left alone; to train on: --init_from=resume and '
-                     'a larger --max_iters; to begin anew: --init_from=scratch')
+                     'a larger --max_iters or --max_minutes; to begin anew: --init_from=scratch')
             self.say(self.verdict(self.checkpoint['best'], step, self.checkpoint['seconds']))
             self.export(knobs['export'])
             raise SystemExit(0)
@@ -265,7 +276,7 @@ class Run:
         left = max(now - since, 0) / max(step - begun, 1) * (max_iters - step)
         if step - begun >= 20 and not self.told:
             self.told = True
-            shorter = command(max_iters=step + int((max_iters - step) * 300 / left)) if left > 900 else ''
+            shorter = command(max_minutes=5) if left > 900 else ''
             self.say(f'about {duration(left)} to go' + f'; for five minutes: {shorter}' * bool(shorter))
         if self.terminal or now - self.spoken > 10:
             self.spoken = now

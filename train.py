@@ -12,6 +12,9 @@ each has to itself.
 """
 import time; start = time.monotonic()       # the run's clock starts before torch is imported
 import dataclasses, inspect, math, os, sys
+# A thread that waits for another one spins, and so takes the core that another program could use. To spin for
+# less long than GNU OpenMP does by default costs nothing on a machine that is idle: results/speed.md.
+os.environ.setdefault('GOMP_SPINCOUNT', '3000')     # read when torch is imported
 from importlib import import_module
 from typing import Literal
 
@@ -22,6 +25,8 @@ from torch import nn
 
 import configurator, data, run, sample
 from configurator import Refused
+from core import machine
+from core.limit import TimeLimit
 from data.augment import Augment
 
 # --- the run
@@ -60,6 +65,7 @@ warmup_iters = 0.05     # steps of warmup; below 1 a share of max_iters
 min_lr = 0.0            # where the schedule ends
 max_iters = 2000        # steps
 epochs = 0.0            # passes over the data; sets max_iters unless 0
+max_minutes = 0.0       # wall clock in which the run ends: lowers max_iters to what fits; 0: no limit
 weight_decay = 0.1      # on matrices, not on embeddings and vectors
 beta1 = 0.9             # AdamW's memory of the gradient
 beta2 = 0.99            # AdamW's memory of its square
@@ -95,16 +101,48 @@ def lr_factor(step, schedule, warmup, total, floor=0.0):
             'constant': 1.0}[schedule]
 
 
+def steps_of_warmup(warmup_iters, max_iters):
+    """Return the number of warmup steps: a tenth of a run that is too short for the number given."""
+    warmup = round(warmup_iters * (max_iters if warmup_iters < 1 else 1))
+    return warmup if warmup < max_iters else max_iters // 10
+
+
 def orthogonal(matrices):
     """The nearest orthogonal ones to (n, rows, columns) matrices, roughly: Newton-Schulz steps of a
     polynomial that brings their singular values to between 0.7 and 1.2 (Jordan et al. 2024)."""
     tall = matrices.size(1) > matrices.size(2)
     x = matrices.mT if tall else matrices       # smaller products this way
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
-        xx = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(xx, xx, xx, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    x = newton_schulz_gram(x) if x.dtype == torch.float32 else newton_schulz(x)
     return x.mT if tall else x
+
+
+def newton_schulz(X):
+    """Five steps of X <- P X with P = a I + b A + c A^2 and A = X X^T, for (n, rows, columns) matrices."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(5):
+        A = X @ X.mT
+        B = torch.baddbmm(A, A, A, beta=b, alpha=c)         # b A + c A^2
+        X = torch.baddbmm(X, B, X, beta=a)                  # a X + B X
+    return X
+
+
+def newton_schulz_gram(X):
+    """The same in less time where there are more columns than rows: 0.6 of it in the blocks of a GPT.
+
+    After a step, A is P A P. So it is enough to follow A, which is smaller than X, and the product of all P.
+    For float32 alone: A has the squares of the singular values, and bfloat16 would lose the small ones.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    identity = torch.eye(X.size(1), dtype=X.dtype, device=X.device)
+    A = X @ X.mT
+    P = a * identity + torch.baddbmm(A, A, A, beta=b, alpha=c)
+    product = P
+    for _ in range(4):
+        A = P @ A @ P
+        P = a * identity + torch.baddbmm(A, A, A, beta=b, alpha=c)
+        product = P @ product
+    return product @ X
 
 
 class Muon(torch.optim.Optimizer):
@@ -204,11 +242,11 @@ def gradients(net, split, micro_batches, ahead, autocast, scale, progress):
 
 
 @torch.no_grad()
-def evaluate(net, split, batch_size, autocast, progress, seed, stopping):
+def evaluate(net, split, batch_size, autocast, progress, seed, stopping, every=1):
     """The metrics over all rows of `split`, shared among the processes, exact for any number of them; None if
-    stopped. Eager: to compile a second graph would cost more than it saves."""
+    stopped. Eager: to compile a second graph would cost more than it saves. every: of so many batches one."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    batches, total = split.evaluation(batch_size), 0
+    batches, total = split.evaluation(batch_size)[::every], 0
     net.eval()
     for i in range(rank, len(batches) + rank, world):       # as many rounds on every rank
         seed_noise(seed, i, *split.name.encode())
@@ -222,6 +260,13 @@ def evaluate(net, split, batch_size, autocast, progress, seed, stopping):
     if world > 1:
         dist.all_reduce(total)
     return reported(net, unflatten(total.cpu().double(), sums))
+
+
+def seconds_of(function, *arguments):
+    """Return how long a call takes."""
+    begun = time.monotonic()
+    function(*arguments)
+    return time.monotonic() - begun
 
 
 def swap(weights, average):
@@ -254,7 +299,7 @@ if __name__ == '__main__':
         problems += str(error).split('\n')
     for least, most, names in (
             (1, math.inf, 'max_iters batch_size micro_batch_size pad_to eval_interval log_interval'),
-            (0, math.inf, 'warmup_iters epochs weight_decay grad_clip'),
+            (0, math.inf, 'warmup_iters epochs max_minutes weight_decay grad_clip'),
             (0, math.inf, 'patience sample_interval keep_interval shift cutout zoom'), (0, 1, 'jitter'),
             (0, 2**32 - 1, 'seed'), (1e-12, 1e3, 'learning_rate'), (0, learning_rate, 'min_lr'),
             (0, 0.999999, 'beta1 beta2 momentum ema'), (0, 1024, 'threads')):
@@ -269,7 +314,9 @@ if __name__ == '__main__':
         problems.append(f'export {export}: there is no such folder')
     if problems:
         raise Refused(*problems)
+    begun = time.monotonic()
     meta = data.ensure(dataset, prepare, verify)
+    this.start += time.monotonic() - begun      # the run's clock stands still while data are prepared
     if this.checkpoint and this.checkpoint['data'] != data.hashes(meta):
         way = '' if eval_only else ': --init_from=scratch'
         raise Refused(f'{dataset} is not what {out_dir} was trained on{way}', code=3)
@@ -327,10 +374,10 @@ if __name__ == '__main__':
             this.say(f'{split.too_long:,} rows of {name}, longer than block_size {split.block_size}, are '
                      + ('left out' if len(split) < split.size else 'cut'))
     max_iters = max(1, round(epochs * (len(train) // batch_size))) if epochs else max_iters
-    warmup = round(warmup_iters * (max_iters if warmup_iters < 1 else 1))
-    if warmup >= max_iters:
-        this.say(f'warmup_iters {warmup} is cut to {max_iters // 10}, to fit {max_iters} steps')
-        warmup = max_iters // 10
+    max_iters = this.limit['max_iters'] or max_iters        # a resumed run ends where it would have ended
+    warmup = steps_of_warmup(warmup_iters, max_iters)
+    if warmup_iters >= max_iters:
+        this.say(f'warmup_iters {warmup_iters:g} is cut to {warmup}, to fit {max_iters} steps')
     seed_noise(seed, *b'init')
     net = module.Model(config).to(device)
     if channels_last:
@@ -350,6 +397,10 @@ if __name__ == '__main__':
     scale = 2.0**16 / rows if dtype == 'float16' else 1.0   # of the loss, which is a sum
     streak = 0                                          # consecutive good steps, or minus the bad ones
 
+    def micro_batches(step):
+        """This process's rows of a step, micro-batch by micro-batch."""
+        return train.rows(step, batch_size, seed).reshape(-1, world, micro_batch_size)[:, rank]
+
     def at(share):
         """What the loop itself gives to a model that asks for it: how much of the run is over."""
         return {'progress': torch.full((), share, device=device)} if 'progress' in arguments else {}
@@ -362,18 +413,31 @@ if __name__ == '__main__':
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return flag.item()
 
-    def judge(net, name):
+    def judge(net, name, every=1):
         """The metrics of a split."""
         for buffer in net.buffers() if distributed else ():     # BatchNorm's statistics are a process's own
             dist.broadcast(buffer, 0)
-        return evaluate(net, splits[name], micro_batch_size, autocast, at(1.0), seed, stopping)
+        return evaluate(net, splits[name], micro_batch_size, autocast, at(1.0), seed, stopping, every)
+
+    def time_evaluation():
+        """Return the seconds of an evaluation with its saves, and of what follows the last one."""
+        batches = {name: len(split.evaluation(micro_batch_size)) for name, split in splits.items()}
+        evaluation, test = 0.0, 0.0
+        if 'val' in splits:
+            every = max(1, batches['val'] // (4 * world))       # a few batches stand for all
+            evaluation = every * seconds_of(judge, net, 'val', every)
+            test = evaluation * batches.get('test', 0) / batches['val']
+        saving = seconds_of(save, 'last.pt', snapshot())
+        sampling = seconds_of(sample.preview, net, meta, splits.get('val', train))
+        return evaluation + 2 * saving, test + sampling + saving
 
     def snapshot(**more):
         """What a checkpoint holds: all one needs to go on, or to use the model without run and data."""
         return {'format': run.FORMAT, 'model': net.state_dict(), 'ema': average,
                 'optimizers': [o.state_dict() for o in optimizers], 'scale': scale, 'streak': streak,
                 'step': step, 'evaluated': evaluated, 'best': best, 'stale': stale, 'done': False,
-                'seconds': this.seconds, 'keys': keys, 'config': dataclasses.asdict(config),
+                'limit': this.limit, 'seconds': this.seconds, 'keys': keys,
+                'config': dataclasses.asdict(config),
                 'info': meta['info'], 'tokenizer': meta['tokenizer'], 'data': data.hashes(meta),
                 'versions': run.versions()} | more
 
@@ -405,19 +469,19 @@ if __name__ == '__main__':
         for own, saved in zip(average, this.checkpoint['ema']):
             own.copy_(saved)
     parameters = sum(p.numel() for p in net.parameters())
+    some = 4 if train.ragged else 1             # steps, whose rows have different lengths
+    counted = [rows for i in range(some) for rows in micro_batches(step + i)]
+    flops = machine.count_flops(net, train, counted, at(1.0)) * world / some
     this.open(step, keys=keys | {'max_iters': max_iters}, config=dataclasses.asdict(config),
-              parameters=parameters, monitor=net.monitor, processes=world, machine=run.machine(device),
-              versions=run.versions(), data=data.hashes(meta))
+              parameters=parameters, flops=flops, monitor=net.monitor, processes=world,
+              machine=run.machine(device), versions=run.versions(), data=data.hashes(meta))
     this.say(f'{model} of {parameters / 1e6:.2f} M parameters, {dataset} of {len(train):,} rows; {reasons}')
     if compile:
         torch._dynamo.config.optimize_ddp = False       # one graph, not one for each bucket
         net.compile(fullgraph=True, dynamic=bool(train.ragged))
     wrapped = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False) if distributed else net
 
-    def micro_batches(step):
-        """This process's rows of a step, micro-batch by micro-batch."""
-        return train.rows(step, batch_size, seed).reshape(-1, world, micro_batch_size)[:, rank]
-
+    limit = TimeLimit(max_minutes, this, device)
     stopped = 0
     while True:
         if not stopped and step > evaluated and (step % eval_interval == 0 or step == max_iters):
@@ -500,6 +564,11 @@ if __name__ == '__main__':
         if not finite and (scale < 1e-3 if dtype == 'float16' else streak <= -10):
             raise Refused(f'diverged: no finite gradient in {-streak} steps, up to {step}; {out_dir} keeps '
                           f'what was before; try --learning_rate={learning_rate / 3:.1g}', code=6)
+        if limit.due():
+            evaluation, end = time_evaluation()
+            max_iters = limit.decide(step, max_iters, eval_interval, evaluation, end, config)
+            warmup = steps_of_warmup(warmup_iters, max_iters)
+            save('last.pt', snapshot())         # a resume keeps to what is decided
         if flag:
             stopped = this.signal or 15
         elif time.monotonic() - this.saved > 600:

@@ -57,7 +57,7 @@ class Process:
         self.process = SERVER.Process(target=child, args=args, daemon=True)
         self.process.start()
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=600):
         self.process.join(timeout)
         assert self.process.exitcode is not None, f'still running after {timeout} s: {self.text}'
         return self.process.exitcode
@@ -121,7 +121,7 @@ def losses(folder):
     return {line['step']: line['loss'] for line in events(folder)}
 
 
-def until(condition, timeout=60):
+def until(condition, timeout=600):
     """Wait for a condition to hold."""
     end = time.monotonic() + timeout
     while not condition():

@@ -47,7 +47,7 @@ def test_the_parts_of_a_step_are_its_time(launch, toy):
 def test_a_plain_loop_takes_turns(tmp_path, argv):
     photos(tmp_path / 'x')
     told = subprocess.run([sys.executable, bench.ROOT / 'bench.py', *argv, f'--dataset={tmp_path}/x',
-                           '--against=plain'], capture_output=True, text=True, timeout=120)
+                           '--against=plain'], capture_output=True, text=True, timeout=600)
     assert told.returncode == 0 and 'plain, in turns: ' in told.stdout, told.stderr
     assert 'loss to minimise' in told.stdout and not told.stderr
 

@@ -459,7 +459,7 @@ def test_a_u_net_trains_on_ones_own_masks(own, draw, launch, tmp_path):
 
 
 def test_files_are_decoded_in_parallel_and_none_is_kept(monkeypatch):
-    refs, most, meet = [], [], threading.Barrier(2, timeout=20)
+    refs, most, meet = [], [], threading.Barrier(2, timeout=600)
 
     def rgb(file):
         image = Image.new('RGB', (8, 8))

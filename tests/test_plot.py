@@ -508,7 +508,7 @@ def test_a_signal_is_handed_on_once_and_the_run_saves(tmp_path):
     train.write_text('import signal, sys, time\n'
                      'signal.signal(signal.SIGINT, lambda *_: (print("saved"), sys.exit(130)))\n'
                      'print("ready", flush=True)\n'
-                     'time.sleep(30)\n', encoding='utf-8')
+                     'time.sleep(600)\n', encoding='utf-8')
     program = ('import sys, ablate, pathlib\n'
                'ablate.TRAIN = sys.argv[1]\n'
                'try:\n'
@@ -520,7 +520,7 @@ def test_a_signal_is_handed_on_once_and_the_run_saves(tmp_path):
     output = tmp_path / 'a' / 'output.txt'
     until(lambda: output.exists() and 'ready' in output.read_text(encoding='utf-8'))
     os.killpg(process.pid, signal.SIGINT)       # what Ctrl-C in a terminal does
-    assert process.communicate(timeout=20)[0] == 'stopped; the same command goes on 130\n'
+    assert process.communicate(timeout=600)[0] == 'stopped; the same command goes on 130\n'
     assert output.read_text(encoding='utf-8') == 'ready\nsaved\n'
 
 

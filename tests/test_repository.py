@@ -5,9 +5,9 @@ import pytest
 
 from conftest import ROOT
 
-FOLDERS = '', 'config/', 'models/', 'data/', 'data/*/'
+FOLDERS = '', 'config/', 'core/', 'models/', 'data/', 'data/*/'
 NAMES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in ROOT.glob(f'{folder}*.py'))
-LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'models', 'data'}
+LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'core', 'models', 'data'}
 PACKAGES = {'torch', 'numpy', 'tiktoken', 'matplotlib', 'requests',
             'PIL', 'regex'}         # which come with matplotlib and tiktoken
 FORBIDDEN = {'exec', 'eval', 'compile', '__import__', 'os.system', 'os.popen', 'subprocess.getoutput',

@@ -94,6 +94,18 @@ def test_orthogonal_brings_singular_values_close_to_one():
     assert not train.orthogonal(torch.zeros(1, 4, 4)).any()
 
 
+@pytest.mark.parametrize('shape', [(2, 8, 8), (1, 8, 32), (3, 32, 8)])
+def test_newton_schulz_by_the_gram_matrix_is_newton_schulz(shape):
+    generator = torch.Generator().manual_seed(1)
+    left = torch.randn(*shape[:2], 4, generator=generator)
+    right = torch.randn(shape[0], 4, shape[2], generator=generator)
+    for x in torch.randn(shape, generator=generator), left @ right:         # and of low rank
+        x = x / x.norm(dim=(1, 2), keepdim=True)
+        assert torch.allclose(train.newton_schulz_gram(x), train.newton_schulz(x), atol=1e-3)
+        precise = train.newton_schulz(x.double())
+        assert (train.newton_schulz_gram(x) - precise).abs().max() < 1e-3
+
+
 def test_to_muon_a_filter_is_a_row():
     torch.manual_seed(0)
     filters = nn.Parameter(torch.randn(6, 4, 3, 3))
@@ -297,7 +309,7 @@ def test_torchrun_itself(toy, tmp_path):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     argv = [*TINY, f'--dataset={toy}', '--max_iters=3', f'--out_dir={tmp_path}/run']
     done = subprocess.run([*torchrun, 'train.py', *argv], cwd=ROOT, capture_output=True, text=True,
-                          timeout=100)
+                          timeout=600)
     assert done.returncode == 0, done.stderr
     assert events(tmp_path / 'run', 'config')[0]['processes'] == 2
 
@@ -431,7 +443,7 @@ def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):
         process = start('train.py', *argv)
         until(lambda: 'to go' in process.text)
         process.kill(number)
-        assert process.wait(20) == expected and 'to go on: python' in process.text, process.text
+        assert process.wait() == expected and 'to go on: python' in process.text, process.text
         step = run.read(tmp_path / 'a/last.pt')['step']
         assert step == events(tmp_path / 'a')[-1]['step']
 
@@ -441,13 +453,13 @@ def test_a_signal_to_one_rank_stops_and_saves_all(start, toy, tmp_path):
     both = start('train.py', *argv, ranks=2)
     until(lambda: 'to go' in both[0].text)
     both[1].kill(signal.SIGTERM)
-    assert [process.wait(30) for process in both] == [143, 143], both[0].text + both[1].text
+    assert [process.wait() for process in both] == [143, 143], both[0].text + both[1].text
     assert run.read(tmp_path / 'a/last.pt')['step'] == events(tmp_path / 'a')[-1]['step']
 
 
 def nan_at_step_3_and_from_step_30():
     """Patched into a child: the loss is NaN in the third forward pass and from the thirtieth on."""
-    forward, calls = gpt.Model.forward, iter(range(1, 10**6))
+    forward, calls = gpt.Model.forward, iter(range(10**6))      # in the first one FLOPs are counted
 
     def faulty(self, tokens):
         sums = forward(self, tokens)

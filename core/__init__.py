@@ -1,0 +1,1 @@
+"""What the scripts share. A first reading may skip this folder."""
