@@ -10,6 +10,7 @@ n_embd = 192
 block_size = 256
 batch_size = 6
 max_iters = 1900
+max_minutes = 5
 eval_interval = 380
 
 optimizer = 'muon'

@@ -1,5 +1,5 @@
 """The repository reads itself, by syntax tree: nothing executes, unpickles or imports what it should not."""
-import ast, sys
+import ast, re, sys
 
 import pytest
 
@@ -136,3 +136,12 @@ def test_a_config_is_a_docstring_and_lines_of_name_and_value(name):
         assert not any(isinstance(part, (ast.Call, ast.Name)) for part in ast.walk(node.value)), node.lineno
     names = [node.targets[0].id for node in rest]
     assert len(set(names)) == len(names)        # the second would win in silence
+
+
+def test_both_lists_of_requirements_agree_and_have_no_upper_bounds():
+    lines = (ROOT / 'requirements.txt').read_text(encoding='utf-8').split()
+    project = (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+    dependencies = re.search(r'^dependencies = \[(.*?)\]', project, re.MULTILINE | re.DOTALL)[1]
+    assert re.findall('"(.*?)"', dependencies) == lines and 'package = false' in project
+    for line in lines:
+        assert re.fullmatch(r'[a-z]+>=[\d.]+', line)        # an upper bound takes a newer version away from a user
