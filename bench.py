@@ -1,309 +1,157 @@
-"""How fast a config trains on this machine: the time of a step and of its parts, rows and counts per second.
+"""The speed of a config on this machine: milliseconds per step and part of it, rows per second, fraction of
+peak.
 
     python bench.py config/train_shakespeare.py --steps=30
-    python bench.py config/train_shakespeare.py --n_head=6 --n_embd=384 --batch_size=16 --against=../nanoGPT
-    python bench.py config/train_cifar10_cnn.py --against=plain
+    python bench.py config/train_shakespeare.py --dtype=float32 --record=results/speed.json
 
-A step is train.py's: read rows, forward and backward, clip and update; the device is waited for around each
-part. The last line compares with what one large matrix product reaches here, now, in the same precision.
---against times another loop in turns. A checkout of karpathy/nanoGPT: a GPT of the same shape, batch and
-dropout, as its train.py runs it on this device: bfloat16 with a GPU, float32 without, AdamW, compiled if ours
-is. plain: a model of pictures in the loop that most tutorials have: float32, not compiled, channels first,
-the SGD of torch, and a torch DataLoader of two worker processes that take one picture after the other: they
-mirror and crop it; one with a mask they decode first, both files, and change as ours are. The workers stand
-still while it is our turn.
+This runs train.py itself in a temporary folder, with clocks around the parts of a step, and ends it after
+`steps` steps. The device finishes its work before a clock starts or stops. The peak is what one large matrix
+product reaches here, now, in the same dtype.
 """
-import contextlib, dataclasses, importlib, inspect, itertools, json, math, multiprocessing, os, signal
-import statistics, sys, time
-os.environ.setdefault('GOMP_SPINCOUNT', '3000')     # as train.py
+import os
+os.environ.setdefault('GOMP_SPINCOUNT', '3000')         # as train.py does
+
+import functools
+import json
+import math
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
-import configurator, data, train
-from configurator import ROOT, Refused
-from core import machine
-from data import picture
-from data.augment import Augment
+import configurator
+from configurator import ROOT
+from core import machine, optim
+from core.errors import UserError
+from data.readers import Split
 
-# --- the measurement; all other keys are train.py's
+# --- options of bench.py; all others are train.py's
 steps = 20          # steps that are timed, after three that are not
-against = ''        # what to time in turns: plain, or a checkout of nanoGPT
 record = ''         # a file like results/speed.json, to which this config's fraction of the peak is added
 
+# steps before the clocks count
+WARMUP = 3
 
-class Ours:
-    """One step of a config, in timed parts."""
 
-    def __init__(self, settings):
-        keys = settings.knobs
-        asked = (keys[name] for name in ('device', 'dtype', 'compile'))
-        device, dtype, compile, self.words = configurator.resolve(*asked)
-        self.meta = meta = data.ensure(keys['dataset'], keys['prepare'])
-        module = importlib.import_module(f'models.{keys["model"]}')
-        known = {field.name for field in dataclasses.fields(module.Config)}
-        info = {key: value for key, value in meta['info'].items() if key in known}
+class Finished(Exception):
+    """Ends train.py after enough steps."""
+
+
+class Clocks:
+    """The seconds of each part of each step."""
+
+    def __init__(self, steps, device):
+        self.steps = steps
+        self.device = device
+        self.step = 0
+        self.last = None            # when the present step began
+        self.parts = {}             # {part: [seconds of each step]}
+        self.whole = []             # seconds of each step
+
+    def measure(self, owner, name, part):
+        """Replace a function of `owner` by one that adds the time of its calls to `part`."""
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def timed(*arguments, **keywords):
+            start = self.now()
+            result = function(*arguments, **keywords)
+            times = self.parts.setdefault(part, [0.0] * (self.steps + WARMUP + 1))
+            times[self.step] += self.now() - start
+            return result
+
+        setattr(owner, name, timed)
+
+    def now(self):
+        machine.synchronize(self.device)
+        return time.perf_counter()
+
+    def begin_step(self, function):
+        """Return `function`, which train.py calls once at the start of each step, with a clock in it."""
+        @functools.wraps(function)
+        def counted(*arguments):
+            now = self.now()
+            if self.last is not None:
+                self.whole.append(now - self.last)
+                self.step += 1
+            if self.step == self.steps + WARMUP:
+                raise Finished
+            self.last = now
+            return function(*arguments)
+
+        return counted
+
+
+def run_train(argv, clocks, model):
+    """Run train.py until the clocks have counted enough steps; return the lines of its log."""
+    Model = import_module(f'models.{model}').Model
+    clocks.measure(Split, 'batch', 'data')
+    clocks.measure(Model, '__call__', 'forward')
+    clocks.measure(torch.Tensor, 'backward', 'backward')
+    clocks.measure(torch.nn.utils, 'clip_grad_norm_', 'clipping')
+    for optimizer in torch.optim.AdamW, torch.optim.SGD, optim.Muon:
+        clocks.measure(optimizer, 'step', 'optimizer')
+    optim.lr_factor = clocks.begin_step(optim.lr_factor)
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv = [str(ROOT / 'train.py'), *argv, f'--out_dir={folder}/bench', '--max_minutes=1e6']
         try:
-            self.config, self.keys, self.device = module.Config(**settings.fields | info), keys, device
-        except ValueError as error:
-            raise Refused(*str(error).split('\n'))
-        arguments = list(inspect.signature(module.Model.forward).parameters)[1:]
-        self.progress = {'progress': torch.tensor(0.5, device=device)} if 'progress' in arguments else {}
-        self.split = data.Split(keys['dataset'], 'train', [a for a in arguments if a != 'progress'],
-                                getattr(self.config, 'block_size', 0), device, keys['pad_to'],
-                                Augment(*map(keys.get, ('flip', 'shift', 'cutout', 'zoom', 'jitter'))))
-        rows, part = keys['batch_size'], keys['micro_batch_size']
-        if not 0 < rows <= len(self.split) or part < 0 or rows % (part or 1):
-            raise Refused(f'batch_size {rows}: expected 1 to {len(self.split)} rows, and a multiple of '
-                          f'micro_batch_size {part}')
-        configurator.settle(device, dtype, keys['threads'])
-        train.seed_noise(keys['seed'], *b'init')
-        self.dtype, self.autocast_dtype = getattr(torch, dtype), dtype
-        self.autocast = torch.autocast(device.split(':')[0], self.dtype, enabled=dtype != 'float32')
-        self.net = module.Model(self.config).to(device)
-        if keys['channels_last']:
-            self.net.to(memory_format=torch.channels_last)
-        self.optimizers = train.make_optimizers(self.net, keys['optimizer'], keys['learning_rate'],
-                                                keys['weight_decay'], (keys['beta1'], keys['beta2']),
-                                                keys['momentum'], dtype)
-        self.weights = [p for p in self.net.parameters() if p.requires_grad]
-        self.compile = compile
-        if compile:
-            self.net.compile(fullgraph=True, dynamic=bool(self.split.ragged))
-
-    def batches(self, step):
-        size = self.keys['micro_batch_size'] or self.keys['batch_size']
-        return self.split.rows(step, self.keys['batch_size'], self.keys['seed']).reshape(-1, size)
-
-    def step(self, step, clock):
-        with clock('data'):
-            batches = [self.split.batch(rows) for rows in self.batches(step)]
-        with clock('forward and backward'):
-            for batch in batches:
-                with self.autocast:
-                    sums = self.net(**batch, **self.progress)
-                (sums['loss'] / sums['count'] / len(batches)).backward()
-        with clock('update'):
-            nn.utils.clip_grad_norm_(self.weights, self.keys['grad_clip'] or float('inf'))
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-        return sums['count'].item() * len(batches), (sums['loss'] / sums['count']).item()
+            runpy.run_path(sys.argv[0], run_name='__main__')
+        except Finished:
+            lines = (Path(folder) / 'bench' / 'log.jsonl').read_text(encoding='utf-8').splitlines()
+        except SystemExit:
+            raise UserError(f'the run has fewer than {clocks.steps + WARMUP} steps; give a smaller --steps')
+    return [json.loads(line) for line in lines]
 
 
-    def flops(self):
-        """Return the FLOPs of a step, the mean of a few where rows have different lengths."""
-        steps = range(4) if self.split.ragged else range(1)
-        counted = [rows for step in steps for rows in self.batches(step)]
-        return machine.count_flops(self.net, self.split, counted, self.progress) / len(steps)
-
-    def steps_and_evaluations(self, step_seconds):
-        """Return the steps of the whole run, and the time of its evaluations as a number of steps."""
-        keys = self.keys
-        splits = {'train': self.split}
-        for name in self.meta['splits']:
-            splits[name] = data.Split(keys['dataset'], name, list(self.split.kind), self.split.block_size,
-                                      self.device, keys['pad_to'])
-        steps = keys['max_iters']
-        if keys['epochs']:
-            steps = round(keys['epochs'] * (len(self.split) // keys['batch_size']))
-        seconds = 0
-        for name, times in ('val', math.ceil(steps / keys['eval_interval'])), ('test', 1):
-            if name not in splits:
-                continue
-            batches = splits[name].evaluation(keys['micro_batch_size'] or keys['batch_size'])
-            every = max(1, len(batches) // 4)
-            begun = time.perf_counter()
-            train.evaluate(self.net, splits[name], len(batches[0]), self.autocast, self.progress, 0,
-                           lambda: 0, every)
-            seconds += times * (time.perf_counter() - begun) * len(batches) / len(batches[::every])
-        return steps, seconds / step_seconds
-
-
-def write_record(file, ours, argv, flops, seconds, peak):
-    """Add to a JSON file what core/machine.py needs to estimate this config's time on another machine."""
-    path = Path(file)
+def write_record(path, config_file, config, limit, dtype, seconds, peak):
+    """Add to a JSON file what core/doctor.py needs to estimate the time of a config on another machine."""
+    path = Path(path)
     records = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    configs = [argument for argument in argv if argument.endswith('.py')]
-    name = configs[0] if configs else 'config/train_stdlib.py'
-    steps, evaluation = ours.steps_and_evaluations(seconds)
-    entry = records.setdefault(name, {})
-    entry |= {'steps': steps, 'evaluation_steps': round(evaluation, 1), 'flops': flops}
-    entry[ours.autocast_dtype] = {'fraction_of_peak': round(flops / seconds / peak, 4), 'peak': round(peak),
-                                  'step_seconds': round(seconds, 5), 'threads': torch.get_num_threads()}
+    steps = config['keys']['max_iters']
+    evaluations = math.ceil(steps / config['keys']['eval_interval'])
+    evaluation_seconds = evaluations * limit['eval_seconds'] + limit['end_seconds']
+    entry = records.setdefault(config_file, {})
+    entry['steps'] = steps
+    entry['evaluation_steps'] = round(evaluation_seconds / limit['step_seconds'], 1)
+    entry['flops'] = config['flops']
+    entry[dtype] = {'fraction_of_peak': round(config['flops'] / seconds / peak, 4), 'peak': round(peak),
+                    'step_seconds': round(seconds, 5), 'threads': torch.get_num_threads()}
     path.write_text(json.dumps(records, indent=1) + '\n', encoding='utf-8')
 
 
-class NanoGPT:
-    """One step of nanoGPT's train.py at the shape of `ours`, on the same rows; to read them is not timed."""
-    name, average = 'nanoGPT', staticmethod(statistics.median)
-
-    def __init__(self, folder, ours):
-        if not (Path(folder) / 'model.py').exists():
-            raise Refused(f'--against={folder}: expected a checkout of nanoGPT, found no model.py')
-        if ours.keys['model'] != 'gpt':
-            raise Refused(f'--against={folder}: expected the model gpt, got {ours.keys["model"]}')
-        sys.path.append(str(folder))
-        gpt, keys, config = importlib.import_module('model'), ours.keys, ours.config
-        self.net = gpt.GPT(gpt.GPTConfig(
-            block_size=config.block_size, vocab_size=config.vocab_size, n_layer=config.n_layer,
-            n_head=config.n_head, n_embd=config.n_embd, dropout=config.dropout, bias=False)).to(ours.device)
-        kind = ours.device.split(':')[0]
-        self.optimizer = self.net.configure_optimizers(0.1, 1e-3, (0.9, 0.99), kind)
-        if ours.compile:
-            self.net.compile()
-        self.autocast = contextlib.nullcontext() if kind == 'cpu' else torch.autocast(kind, torch.bfloat16)
-        self.ours = ours
-
-    def step(self, step, clock):
-        tokens = self.ours.split.batch(self.ours.batches(step).reshape(-1))['tokens']
-        with clock(self.name):
-            with self.autocast:
-                _, loss = self.net(tokens[:, :-1], tokens[:, 1:].contiguous())
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-
-class Pictures:
-    """Pictures with labels as torch's DataLoader takes them: one at a time, as floats, mirrored or not,
-    padded, cropped, and bytes again, because these models normalise by themselves."""
-
-    def __init__(self, ours):
-        self.images, self.others = (ours.split.arrays[field].cpu() for field in ours.split.kind)
-        self.shift, self.size = ours.keys['shift'], self.images.shape[2:]
-
-    def __len__(self):
-        return len(self.images)
-
-    def moved(self, image):
-        (H, W), image = self.size, image.float() / 255
-        image = image.flip(2) if torch.rand(()) < 0.5 else image
-        y, x = torch.randint(2 * self.shift + 1, (2,)).tolist()
-        image = nn.functional.pad(image, [self.shift] * 4)[:, y:y + H, x:x + W]
-        return (image * 255).round().byte()
-
-    def __getitem__(self, row):
-        return self.moved(self.images[row]), int(self.others[row])
-
-
-class Files(Pictures):
-    """Pictures with masks, both decoded and resized each time from the files that their prepare.py left, then
-    changed at random as those of `ours`."""
-
-    def __init__(self, ours):
-        super().__init__(ours)
-        self.augment, self.mean = ours.split.augment, ours.split.mean
-        raw = data.folder(ours.keys['dataset']) / 'raw'
-        self.masks = sorted((raw / 'annotations' / 'trimaps').glob('*.png'))
-        self.images = [raw / 'images' / f'{mask.stem}.jpg' for mask in self.masks]
-        if not self.masks:
-            raise Refused(f'--against=plain: expected files to decode in {raw}, found none')
-
-    def __getitem__(self, row):
-        image = picture.fitted(picture.rgb(self.images[row]), self.size)
-        mask = picture.fitted(picture.codes(self.masks[row]), self.size, picture.Image.Resampling.NEAREST)
-        both = {'image': torch.from_numpy(image)[None], 'mask': torch.from_numpy(mask)[None]}
-        if self.augment:
-            drawn = self.augment.draw(np.array([row]), 0, int(torch.randint(2**31, ())), 0)
-            both = self.augment(both, drawn, self.mean)
-        return both['image'][0], both['mask'][0]
-
-
-class Plain:
-    """One step of the usual loop over pictures, of the model of `ours`."""
-    name, average = 'plain', staticmethod(statistics.fmean)     # batches come two at a time
-
-    def __init__(self, ours):
-        loaded = {('image', 'label'): Pictures, ('image', 'mask'): Files}.get(tuple(ours.split.kind))
-        if not loaded:
-            raise Refused('--against=plain: expected a model of images and labels or masks, got '
-                          + ours.keys['model'])
-        self.net, self.device = type(ours.net)(ours.config).to(ours.device), ours.device
-        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
-        loader = DataLoader(loaded(ours), ours.keys['batch_size'], shuffle=True, num_workers=2,
-                            drop_last=True)
-        self.batches = itertools.chain.from_iterable(itertools.repeat(loader))
-
-    def step(self, step, clock):
-        with clock(self.name):
-            sums = self.net(*(values.to(self.device) for values in next(self.batches)))
-            (sums['loss'] / sums['count']).backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        return (sums['loss'] / sums['count']).item()
-
-
-@contextlib.contextmanager
-def alone():
-    """Worker processes stand still meanwhile."""
-    workers = multiprocessing.active_children()
-    try:
-        yield [os.kill(worker.pid, signal.SIGSTOP) for worker in workers]
-    finally:                                    # one that stood still could not be ended
-        [os.kill(worker.pid, signal.SIGCONT) for worker in workers]
-
-
 if __name__ == '__main__':
-    names = 'steps', 'against', 'record', 'help', 'h'
-    own = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] in names]
-    globals().update(configurator.read(__file__, own).knobs)
-    if steps < 1:
-        raise Refused(f'steps must be at least 1, got {steps}')
-    rest = [a for a in sys.argv[1:] if a not in own]
-    ours = Ours(configurator.read(ROOT / 'train.py', rest, ROOT / 'config' / 'train_stdlib.py'))
-    theirs = Plain(ours) if against == 'plain' else NanoGPT(against, ours) if against else None
-    times = {}
+    own_names = 'steps', 'record', 'help', 'h'
+    own = [argument for argument in sys.argv[1:] if argument.lstrip('-').partition('=')[0] in own_names]
+    rest = [argument for argument in sys.argv[1:] if argument not in own]
+    options = configurator.read(__file__, own).options
+    if options['steps'] < 1:
+        raise UserError(f'steps must be at least 1, got {options["steps"]}')
+    if options['record']:
+        options['steps'] = max(options['steps'], 20)        # the evaluation is timed after the 21st step
+    settings = configurator.read_train(rest)
+    names = 'device', 'dtype', 'compile'
+    device, dtype, _, reasons = machine.resolve(*[settings.options[name] for name in names])
+    clocks = Clocks(options['steps'], device)
+    lines = run_train(rest, clocks, settings.options['model'])
 
-    @contextlib.contextmanager
-    def clock(name):
-        """Time a part of a step, the device idle before and after."""
-        machine.synchronize(ours.device)
-        begun = time.perf_counter()
-        yield
-        machine.synchronize(ours.device)
-        times.setdefault(name, []).append(time.perf_counter() - begun)
-
-    counts, losses = 0, []
-    for step in range(-3, steps):
-        if step == 0:
-            times.clear()
-            counts = 0
-        with alone():
-            count, loss = ours.step(step + 3, clock)
-        counts += count
-        if theirs:
-            configurator.keep_memory(False)     # nobody does that for them
-            other = theirs.step(step + 3, clock)
-            configurator.keep_memory()
-        losses.append((loss, other if theirs else loss))
-
-    parts = {name: statistics.median(seconds) for name, seconds in times.items()
-             if not theirs or name != theirs.name}
-    totals = list(map(sum, zip(*(times[name] for name in parts))))
-    whole = statistics.median(totals)
-    rows = ours.keys['batch_size']
-    print(f'{ours.keys["model"]}, {sum(p.numel() for p in ours.weights) / 1e6:.2f} M parameters, '
-          f'{rows} rows a step; {ours.words}, {torch.get_num_threads()} threads')
-    print(f'{whole * 1e3:.1f} ms a step (median of {steps}): {rows / whole:,.0f} rows and '
-          f'{counts / steps / whole:,.0f} counts (tokens, images) a second')
-    for name, seconds in parts.items():
-        print(f'  {name}: {seconds * 1e3:.2f} ms, {seconds / whole:.1%}')
-    flops = ours.flops()
-    with alone():
-        best = machine.peak_flops(ours.device, ours.dtype)
-    print(f'{flops / 1e9:.1f} GFLOP a step: {flops / whole / best:.0%} of a matrix product\'s '
-          f'{best / 1e12:.2f} TFLOP/s')
-    if record:
-        write_record(record, ours, rest, flops, whole, best)
-    if theirs:
-        other = theirs.average(times[theirs.name])
-        print(f'{theirs.name}, in turns: {other * 1e3:.1f} ms a step, {rows / other:,.0f} rows a second; '
-              f'{other / theirs.average(totals):.2f} x ours')
-        one, two = map(statistics.fmean, zip(*losses[-10:]))
-        print(f'loss to minimise in the last ten of {len(losses)} steps: {one:.4f}, {theirs.name} {two:.4f}')
+    config = next(line for line in lines if line['event'] == 'config')
+    peak = machine.peak_flops(device, getattr(torch, dtype))
+    seconds = statistics.median(clocks.whole[WARMUP:])
+    rows = config['keys']['batch_size']
+    print(f'{seconds * 1e3:.1f} ms per step (median of {clocks.steps}), {rows / seconds:,.0f} rows/s')
+    print(f'{torch.get_num_threads()} threads; {reasons}')
+    for part, times in clocks.parts.items():
+        part_seconds = statistics.median(times[WARMUP:-1])
+        print(f'  {part}: {part_seconds * 1e3:.2f} ms, {part_seconds / seconds:.1%}')
+    flops = config['flops']
+    print(f'{flops / 1e9:.1f} GFLOP per step, {flops / seconds / peak:.0%} of the {peak / 1e9:,.0f} GFLOP/s '
+          f'of a matrix product in {dtype}')
+    if options['record']:
+        limit = next(line for line in lines if line['event'] == 'limit')
+        config_file = settings.files[0] if settings.files else 'config/train_stdlib.py'
+        write_record(options['record'], config_file, config, limit, dtype, seconds, peak)

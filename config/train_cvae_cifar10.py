@@ -1,7 +1,6 @@
-"""A conditional VAE on CIFAR-10, 12.5 M parameters, whose pictures start from a sketch of 1,024 waves.
+"""The textbook conditional VAE on CIFAR-10, whose pixels are logistic distributions cut into 256 bins.
 
-4.56 bits per dimension on test after 19 minutes on two CPU cores; a classifier sees the class asked for in
-44.0 % of new pictures: results/cvae.md. Since beta is a half, z tells more and pictures are sharper.
+config/train_cvae_prior_cifar10.py trains the larger model, with what makes photographs obey their label.
 """
 dataset = 'cifar10'
 flip = 'random'
@@ -10,16 +9,14 @@ channels_last = True
 model = 'cvae'
 likelihood = 'logistic'
 width = 32
-latent = 512
-waves = 1024
-beta = 0.5
+latent = 128
 beta_warmup = 0.2
 batch_size = 128
 epochs = 10
 eval_interval = 878
 
-optimizer = 'muon'
-learning_rate = 2.5e-3
+optimizer = 'adamw'
+learning_rate = 5e-3
 schedule = 'linear'
 weight_decay = 0.0
 ema = 0.999

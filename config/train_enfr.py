@@ -25,6 +25,6 @@ eval_interval = 345
 optimizer = 'muon'
 learning_rate = 3e-3
 schedule = 'onecycle'
-warmup_iters = 0.1
+warmup_fraction = 0.1
 beta2 = 0.98
 weight_decay = 0.0

@@ -1,6 +1,6 @@
 """A character-level GPT on Tiny Shakespeare of nanoGPT's size, 10.6 M parameters, for one GPU.
 
-Not run yet: no GPU was at hand.
+Not run yet: no GPU was available.
 """
 dataset = 'shakespeare'
 

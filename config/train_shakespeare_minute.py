@@ -1,7 +1,8 @@
 """A character-level GPT on Tiny Shakespeare, 0.8 M parameters, for a minute.
 
 Val loss 1.531 ± 0.006 nats (3 seeds) in 57 seconds on two CPU cores with bfloat16:
-results/shakespeare_minute.md.
+results/shakespeare_minute.md. In float32 on one thread, at equal minutes, Muon reaches 1.800 ± 0.011 and
+AdamW 1.853 ± 0.002 (3 seeds): results/speed.md.
 """
 dataset = 'shakespeare'
 

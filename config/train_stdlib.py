@@ -4,14 +4,14 @@ Val loss 1.143 nats a byte, 1.65 bits, in 3:31 minutes on two CPU cores with bfl
 """
 dataset = 'stdlib'
 
-n_layer = 6
-n_head = 3
-n_embd = 192
-block_size = 256
-batch_size = 6
-max_iters = 1900
+n_layer = 4
+n_head = 2
+n_embd = 128
+block_size = 128
+batch_size = 12
+max_iters = 1250
 max_minutes = 3
-eval_interval = 380
+eval_interval = 1250
 
 optimizer = 'muon'
 learning_rate = 5e-3

@@ -1,6 +1,6 @@
 """English to French on three corpora of WMT14, with the base model of Vaswani et al. (2017, table 3).
 
-For one GPU; the corpora UN and Giga are left out. Not run: there was no GPU, nor were the corpora at hand.
+For one GPU; the corpora UN and Giga are left out. Not run: there was no GPU, nor were the corpora available.
 """
 dataset = 'wmt_enfr'
 prepare = '--corpora=europarl,commentary,crawl --vocab_size=32000'

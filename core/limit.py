@@ -3,14 +3,13 @@
 The checkpoint keeps that number, so a resumed run ends at the same step, and so does its learning rate.
 """
 import math
+import time
 
-import torch
-import torch.distributed as dist
+from core import processes
+from core.facts import command
 
-import run
-
-CHECKS = 1, 5, 21       # steps of a process after which to look at the clock; the first may compile
-ENOUGH_STEPS = 200      # with fewer a smaller model learns more
+ENOUGH = 21             # steps of a process after which the speed is known; the first may compile
+FEW = 200               # steps of a run; with fewer a smaller model learns more
 MARGIN = 0.97           # of the time is planned for: not every step takes as long as the first ones
 
 
@@ -29,7 +28,7 @@ def steps_that_fit(seconds, step, max_iters, eval_interval, step_seconds, eval_s
 
 
 class TimeLimit:
-    """The limit of `minutes` on the clock of `run`, which keeps what is decided; 0 minutes is no limit."""
+    """The limit of `minutes` on the clock of `run`, which keeps what is decided; 0 minutes: no limit."""
 
     def __init__(self, minutes, run, device):
         self.minutes = minutes
@@ -38,16 +37,32 @@ class TimeLimit:
         self.times = [run.seconds]      # when the first step of this process began, and when each one ended
 
     def due(self):
-        """Return whether to decide now, after a step: after 20 beyond the first, or after fewer slow ones."""
+        """Return whether to decide now: after the 21st step of this process, or sooner if it is slow."""
         steps = len(self.times)
-        if self.minutes == 0 or self.run.limit['max_iters'] or steps > CHECKS[-1]:
+        if self.minutes == 0 or self.run.limit['max_iters'] or steps > ENOUGH:
             return False
         self.times.append(self.run.seconds)
         quarter = self.run.limit['start'] + 15 * self.minutes       # seconds
-        slow = self.run.seconds > quarter
-        return steps == CHECKS[-1] or steps in CHECKS and bool(self.from_first_process(slow))
+        slow = processes.from_first(self.run.seconds > quarter, self.device)
+        return steps == ENOUGH or bool(slow)
 
-    def decide(self, step, max_iters, eval_interval, eval_seconds, end_seconds, config):
+    def time_evaluation(self, splits, batch_size, evaluate, save, preview):
+        """Return the seconds of an evaluation with its saves, and of what follows the last evaluation.
+
+        `evaluate(name, every)` evaluates every so many batches of a split, `save()` a checkpoint.
+        """
+        batches = {name: len(split.evaluation_batches(batch_size)) for name, split in splits.items()}
+        _, world = processes.rank_and_world()
+        evaluation = 0.0
+        test = 0.0
+        if 'val' in splits:
+            every = max(1, batches['val'] // (2 * world))           # a few batches stand for all
+            evaluation = every * seconds_of(evaluate, 'val', every)
+            test = evaluation * batches.get('test', 0) / batches['val']
+        saving = seconds_of(save)
+        return evaluation + 2 * saving, test + saving + seconds_of(preview)
+
+    def decide(self, step, max_iters, eval_interval, config, eval_seconds, end_seconds):
         """Decide, print and return max_iters.
 
         `eval_seconds`: of an evaluation and its saves; `end_seconds`: of what follows the last one.
@@ -55,15 +70,16 @@ class TimeLimit:
         end = self.run.limit['start'] + 60 * self.minutes
         seconds = MARGIN * (end - self.run.seconds) - end_seconds
         most = steps_that_fit(seconds, step, max_iters, eval_interval, self.step_seconds(), eval_seconds)
-        most = int(self.from_first_process(most))           # one decides for all
+        most = int(processes.from_first(most, self.device))         # one process decides for all
         self.run.limit['max_iters'] = most
-        self.run.log('limit', step=step, max_iters=most, step_seconds=self.step_seconds())
+        self.run.log('limit', step=step, max_iters=most, step_seconds=self.step_seconds(),
+                     eval_seconds=eval_seconds, end_seconds=end_seconds)
         if most < max_iters:
-            self.run.say(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, expect a '
-                         f'higher loss than after all; for all: {run.command(max_minutes=0)}')
-            command = smaller(config, self.run.path)
-            if most < ENOUGH_STEPS and command:
-                self.run.say(f'so few steps teach a smaller model more: {command}')
+            self.run.print(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, expect a '
+                           f'higher loss than after all; for all: {command(max_minutes=0)}')
+            smaller = smaller_model(config, self.run.path)
+            if most < FEW and smaller:
+                self.run.print(f'so few steps teach a smaller model more: {smaller}')
         return most
 
     def step_seconds(self):
@@ -71,19 +87,18 @@ class TimeLimit:
         times = self.times[1:] if len(self.times) > 2 else self.times
         return (times[-1] - times[0]) / (len(times) - 1)
 
-    def from_first_process(self, number):
-        """Return the first process's number, on every process."""
-        if not dist.is_initialized():
-            return number
-        tensor = torch.tensor(float(number), device=self.device)
-        dist.broadcast(tensor, 0)
-        return tensor.item()
+
+def seconds_of(function, *arguments):
+    """Return how long a call takes."""
+    start = time.monotonic()
+    function(*arguments)
+    return time.monotonic() - start
 
 
-def smaller(config, out_dir):
+def smaller_model(config, out_dir):
     """Return the command for a model of half the depth or width; '' if its Config has no such field."""
     halves = {}
     for name in ('n_layer', 'width'):
         if getattr(config, name, 1) > 1:
             halves[name] = getattr(config, name) // 2
-    return run.command(**halves, out_dir=f'{out_dir}_small') if halves else ''
+    return command(**halves, out_dir=f'{out_dir}_small') if halves else ''

@@ -1,29 +1,105 @@
-"""The speed of this machine in FLOP/s, how long a config takes on it, and the doctor that prints both.
+"""The machine: which device and dtype fit it, PyTorch's global flags, and its speed in FLOP/s.
 
-A FLOP is one floating-point multiplication or addition. A training run takes its number of FLOPs divided by
-the FLOP/s that it reaches, which are a fraction of those of one large matrix product on the same machine.
-results/speed.json holds that fraction for each config, as bench.py measured it.
+A FLOP is one floating-point multiplication or addition.
 """
-import contextlib
 import copy
-import json
+import ctypes
 import math
 import os
-import platform
-import shutil
-import socket
-import threading
 import time
 
 import torch
+from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
-import configurator
-import data
-import run
-from configurator import ROOT, Refused
+from core.errors import UserError
 
-SPEED = ROOT / 'results' / 'speed.json'
+
+def devices():
+    """Return the kinds of device that this machine has, the fastest last."""
+    kinds = ['cpu']
+    if torch.cuda.is_available():
+        kinds.append('cuda')
+    if torch.backends.mps.is_available():
+        kinds.append('mps')
+    return kinds
+
+
+def native_dtypes(kind):
+    """Return the names of the dtypes that a device of this kind multiplies in hardware, the fastest first."""
+    if kind == 'cuda':
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == 'cpu':
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = False
+    return ['bfloat16', 'float32'] if native else ['float32']
+
+
+def resolve(device='auto', dtype='auto', compile='auto'):
+    """Return (device, dtype, compile), with 'auto' replaced by what fits this machine, and why, as text.
+
+    Raises UserError if this machine does not have the device.
+    """
+    reasons = {'device': 'as asked', 'dtype': 'as asked', 'compile': 'as asked'}
+    if device == 'auto':
+        device = devices()[-1]
+        reasons['device'] = 'no GPU found' if device == 'cpu' else 'found'
+    kind = device.split(':')[0]
+    count = torch.cuda.device_count() if kind == 'cuda' else 1
+    legal = [kind] + [f'{kind}:{i}' for i in range(count)]
+    numbered = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if device == 'cuda' else device
+    if kind not in devices() or numbered not in legal:
+        raise UserError(f'device {device!r} is not here; this machine has {", ".join(devices())}')
+    if dtype == 'auto':
+        dtype = native_dtypes(kind)[0]
+        reasons['dtype'] = 'native here' if dtype == 'bfloat16' else 'no native bfloat16'
+        if kind == 'cuda' and dtype == 'float32':
+            dtype = 'float16'
+    if compile == 'auto':
+        compile = kind == 'cuda' and has_triton()
+        if compile:
+            reasons['compile'] = 'triton is here'
+        elif kind == 'cuda':
+            reasons['compile'] = 'no triton'
+        else:
+            reasons['compile'] = f'takes a minute and gains little on {kind}'
+    text = (f'device {device} ({reasons["device"]}), dtype {dtype} ({reasons["dtype"]}), '
+            f'compile {compile} ({reasons["compile"]})')
+    return device, dtype, compile, text
+
+
+def set_torch_flags(device, dtype, threads=0, deterministic=False):
+    """Set PyTorch's global flags, once, before anything runs. threads: of a CPU; 0: PyTorch's choice.
+
+    On CUDA: TF32 unless float32 is asked for, and the fastest convolution for each shape. Attention does
+    without cuDNN, which plans again for every length and, in PyTorch 2.11 to 2.13, may give gradients of NaN
+    under a mask (PyTorch issue 196678).
+    """
+    torch.set_num_threads(threads or torch.get_num_threads())
+    tune_malloc()
+    if device.startswith('cuda'):
+        torch.set_float32_matmul_precision('highest' if dtype == 'float32' else 'high')
+        torch.backends.cudnn.allow_tf32 = dtype != 'float32'
+        torch.backends.cudnn.benchmark = not deterministic      # another run may find another one faster
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    if deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        torch.use_deterministic_algorithms(True)
+
+
+def tune_malloc(enabled=True):
+    """Let glibc keep the memory of freed tensors. By default it gives large blocks back to the system.
+
+    Each step of training then maps the same memory again, page by page, which on a CPU takes convolutional
+    nets much of their time. enabled=False sets glibc's own limits; where there is no glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is None:
+        return
+    mallopt(-3, 2**30 if enabled else 2**25)        # M_MMAP_THRESHOLD, in bytes; the numbers are malloc.h's
+    mallopt(-1, 2**31 - 1 if enabled else 2**26)    # M_TRIM_THRESHOLD
+    mallopt(-2, 2**29 if enabled else 2**17)        # M_TOP_PAD
 
 
 def synchronize(device):
@@ -50,104 +126,29 @@ def peak_flops(device, dtype, seconds=0.5):
     return 2 * size**3 / fastest
 
 
-def count_flops(net, split, micro_batches, progress):
-    """Return the FLOPs of the forward and backward pass over `micro_batches`, arrays of rows of `split`.
+def step_flops(net, split, micro_batches, step, progress):
+    """Return the FLOPs of the forward and backward pass of a step: the mean of four where rows differ in
+    length.
 
-    Two rows of each are enough: all rows are padded to the longest. They go through a copy of `net`, whose
-    gradients and BatchNorm statistics stay as they are.
+    `micro_batches(step)` are the step's arrays of rows of `split`.
     """
     if not split.ragged:
-        one = count_rows(net, split, micro_batches[0], progress)
-        return one * len(micro_batches)
-    return sum(count_rows(net, split, rows, progress) for rows in micro_batches)
+        rows = micro_batches(step)
+        return len(rows) * count_flops(net, split, rows[0], progress)
+    steps = range(step, step + 4)
+    counts = [count_flops(net, split, rows, progress) for i in steps for rows in micro_batches(i)]
+    return sum(counts) / len(steps)
 
 
-def count_rows(net, split, rows, progress):
-    """Return the FLOPs of the forward and backward pass over the rows of one micro-batch."""
+def count_flops(net, split, rows, progress):
+    """Return the FLOPs of the forward and backward pass over one micro-batch.
+
+    Two rows of it are enough: all are padded to the longest. They go through a copy of `net`, whose
+    gradients and BatchNorm statistics stay as they are.
+    """
     some = rows[-2:]                    # of rows sorted by length the longest
     counter = FlopCounterMode(display=False)
     with counter:
         sums = copy.deepcopy(net)(**split.batch(some), **progress)
         sums['loss'].backward()
     return counter.get_total_flops() * len(rows) / len(some)
-
-
-def native_dtypes(kind):
-    """Return the names of the dtypes that a device of this kind multiplies in hardware, the fastest first."""
-    if kind == 'cuda':
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif kind == 'cpu':
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = False
-    return ['bfloat16', 'float32'] if native else ['float32']
-
-
-def estimate(record, peak, dtype):
-    """Return the seconds of a training run on a machine whose matrix product reaches `peak` FLOP/s.
-
-    `record` is the config's entry in results/speed.json, where `evaluation_steps` is the time of all
-    evaluations as a number of training steps. The start of the process and the sample are left out.
-    """
-    steps = record['steps'] + record['evaluation_steps']
-    return steps * record['flops'] / (record[dtype]['fraction_of_peak'] * peak)
-
-
-def doctor(root, threads=0, verify=False):
-    """Print what this machine offers, how long each config takes on it, and what to run next.
-
-    `root` is the repository's folder. `verify` also compares the hashes of the prepared data sets.
-    """
-    torch.set_num_threads(threads or torch.get_num_threads())
-    reached = []
-
-    def connect():      # in a thread, because looking up a name has no time limit of its own
-        with contextlib.suppress(OSError), socket.create_connection(('raw.githubusercontent.com', 443), 1):
-            reached.append(True)
-
-    probe = threading.Thread(target=connect, daemon=True)
-    probe.start()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    print(f'python    {platform.python_version()}, {platform.system()} {platform.machine()}')
-    print(f'torch     {torch.__version__}, {torch.get_num_threads()} threads', *gpus, sep=', ')
-    print(f'settings  {configurator.resolve()[-1]}')
-    print(f'compiler  {shutil.which("c++") or "none, so no --compile=True on a CPU"}')
-    free = data.free_memory(torch.device('cpu')) / 2**30
-    print(f'memory    {free:.1f} GiB free' if math.isfinite(free) else 'memory    unknown')
-    print(f'disk      {shutil.disk_usage(root).free / 2**30:.1f} GiB free')
-    print_data_sets(root, verify)
-    probe.join(1.2)
-    print(f'mirror    {os.environ.get("DATA_MIRROR", "DATA_MIRROR is not set")}')
-    print(f'network   {"reached" if reached else "not reached; python train.py needs none"}')
-    print_speed()
-    print('next      python train.py')
-
-
-def print_data_sets(root, verify):
-    """Print which data sets are prepared; `verify` also compares their hashes."""
-    files = [*root.glob('data/*/prepare.py'), *root.glob('data/*/meta.json')]
-    for folder in sorted({file.parent for file in files}):
-        try:
-            state = 'not prepared yet'
-            if folder / 'meta.json' in files:
-                data.check(folder, hashes=verify)
-                state = 'ready' + ', hashes verified' * verify
-        except Refused as error:
-            state = f'damaged: {error}'
-        print(f'data      {folder.name}: {state}')
-
-
-def print_speed():
-    """Print the speed of a matrix product here, and an estimate of how long the configs take."""
-    device = configurator.devices()[-1]
-    dtypes = native_dtypes(device)
-    peaks = {dtype: peak_flops(device, getattr(torch, dtype)) for dtype in dtypes}
-    speeds = [f'{dtype} {peak / 1e9:,.0f} GFLOP/s' for dtype, peak in peaks.items()]
-    print(f'speed     {", ".join(speeds)} (a product of two large matrices on the {device})')
-    if not SPEED.exists():
-        return
-    records = json.loads(SPEED.read_text(encoding='utf-8'))
-    print(f'configs   how long they take here, estimated, with {dtypes[0]}:')
-    for config, record in records.items():
-        seconds = estimate(record, peaks[dtypes[0]], dtypes[0])
-        print(f'          {run.duration(seconds):>10}  python train.py {config}')

@@ -1,102 +1,124 @@
-r"""Byte-level byte pair encoding: words from pieces that the text itself proposes.
+r"""Byte-level byte pair encoding (BPE): words from pieces that the text itself suggests.
 
-Sennrich, Haddow and Birch (2016), https://arxiv.org/abs/1508.07909: begin with single symbols and, again and
+Sennrich, Haddow and Birch (2016), https://arxiv.org/abs/1508.07909: begin with single symbols; again and
 again, make the most frequent pair of neighbours a symbol of its own. Radford et al. (2019), "Language Models
-are Unsupervised Multitask Learners": let the first symbols be the 256 bytes, and every text can be written.
-Training is ours and a page long; encoding is tiktoken's, which needs no more than the tokens in their order.
+are Unsupervised Multitask Learners": let the first symbols be the 256 bytes, and every text can be encoded.
+Training is ours and a page long; encoding is tiktoken's, which needs only the tokens in their order.
 
     tokenizer = train(open('text.txt', encoding='utf-8'), vocab_size=16_000)
-    tokenizer.decode(tokenizer.encode('naïve'))         # 'naïve'; .json() is what meta.json keeps
+    tokenizer.decode(tokenizer.encode('naïve'))         # 'naïve'; meta.json keeps tokenizer.json()
 
     id    0         1     2 ... 257   258 ...                           ... vocab_size - 1
           padding   end   the bytes   the merges, most frequent first   n_sentinel sentinels (T5's)
 """
-import heapq, operator
+import heapq
 from collections import Counter, defaultdict
-from itertools import chain
 from urllib.parse import quote, unquote_to_bytes
 
 import regex        # for \p{L}; comes with tiktoken, which needs it too
 import tiktoken
 
-from configurator import Refused
-from data.tokenizer import utf8
+from core.errors import UserError
 
 # A merge never crosses from one word to the next. A word is GPT-2's: an English ending, letters, digits or
 # signs, each with the space before it, or other white space. The 100 is ours: tiktoken's stack overflows
-# on a million blanks. Letters newer than either module's Unicode are signs to it: other cuts, the same text.
+# on a million blanks. Letters newer than either module's Unicode count as signs: other cuts, the same text.
 WORD = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s{1,100}(?!\S)|\s"
 SPECIAL = 2                                     # padding and end: no text is encoded as one of them
 BYTES = [bytes([i]) for i in range(256)]
 
 
 class BPE:
-    """`merges` are the tokens longer than a byte, as bytes, in the order in which they were learnt."""
+    """The tokenizer. `merges` are the tokens longer than a byte, as bytes, in the order they were learned."""
 
     def __init__(self, merges, n_sentinel=0):
-        self.merges, self.n_sentinel = merges, n_sentinel
-        self.tokens = [b''] * SPECIAL + BYTES + merges + [b''] * n_sentinel     # id -> what it stands for
+        self.merges = merges
+        self.n_sentinel = n_sentinel
+        self.tokens = [b''] * SPECIAL + BYTES + merges + [b''] * n_sentinel     # id -> its bytes
         self.vocab_size = len(self.tokens)
         ranks = {token: i for i, token in enumerate(self.tokens) if token}      # a rank may begin at 2
         self.encoding = tiktoken.Encoding('bpe', pat_str=WORD, mergeable_ranks=ranks, special_tokens={})
 
     def encode(self, text):
-        """`text` as a list of ids, without an end; '<|endoftext|>' is text like any other. Raises Refused
-        if it came from bytes that are no UTF-8."""
-        utf8(text)                              # tiktoken would put U+FFFD there in silence
+        """Return `text` as a list of ids, without an end; '<|endoftext|>' is text like any other.
+
+        Raises UserError if it comes from bytes that are not UTF-8.
+        """
+        to_utf8(text)                           # tiktoken would put U+FFFD there without a word
         return self.encoding.encode_ordinary(text)
 
     def encode_all(self, texts):
-        """A list of ids for each of `texts`. In one thread: tiktoken's encode_ordinary_batch hands every text
-        to a pool, which takes longer than encoding a line."""
+        """Return a list of ids for each of `texts`.
+
+        In one thread: tiktoken's encode_ordinary_batch hands every text to a pool of threads, which takes
+        longer than to encode a line.
+        """
         return [self.encode(text) for text in texts]
 
     def decode(self, ids):
-        """The text of `ids`. Padding, end and sentinels stand for none; what is no UTF-8 becomes U+FFFD."""
+        """Return the text of `ids`, nothing for padding, end and sentinels, U+FFFD for what is not UTF-8."""
         return b''.join(self.tokens[i] for i in ids).decode('utf-8', errors='replace')
 
     def begin(self):
-        """What stands for the beginning of a text: a new line."""
+        """Return the ids that stand for the beginning of a text: a new line."""
         return self.encode('\n')
 
     def json(self):
-        """Plain and compact: one string of the merges, as in a URL: '%20t he %20the'."""
-        return {'kind': 'bpe', 'merges': ' '.join(map(quote, self.merges)), 'n_sentinel': self.n_sentinel}
+        """Return what `load` makes the tokenizer from; the merges as in a URL: '%20t he %20the'."""
+        merges = ' '.join(quote(token) for token in self.merges)
+        return {'kind': 'bpe', 'merges': merges, 'n_sentinel': self.n_sentinel}
 
 
 def load(merges, n_sentinel):
-    """The tokenizer that `json` of another has described."""
+    """Return the tokenizer that another one's `json` describes."""
     return BPE([unquote_to_bytes(token) for token in merges.split()], n_sentinel)
 
 
+def to_utf8(text):
+    """Return `text` as bytes. Raises UserError if it comes from bytes that are not UTF-8."""
+    try:
+        return text.encode('utf-8')
+    except UnicodeEncodeError as error:
+        raise UserError(f'expected UTF-8 text, found {text[error.start]!r} at {error.start:,}')
+
+
 def train(texts, vocab_size, n_sentinel=0):
-    """A BPE of `vocab_size` ids, all told, learnt from an iterable of strings such as lines: their words are
-    counted, the strings are not kept. It is smaller, and says so, if no pair is left that occurs twice.
-    Raises Refused if there is no room for the bytes, and for text that is no UTF-8.
+    """Return a BPE of `vocab_size` ids in total, learned from an iterable of strings such as lines.
+
+    Only the words and their counts are kept, not the strings. If no pair is left that occurs twice, the
+    vocabulary is smaller, which is printed. Raises UserError if there is no room for the bytes, and for text
+    that is not UTF-8.
     """
     n_merge = vocab_size - SPECIAL - len(BYTES) - n_sentinel
     if n_merge < 0:
-        raise Refused(f'vocab_size={vocab_size}: expected at least {vocab_size - n_merge}, which are '
-                      f'{SPECIAL} for padding and end, 256 bytes and {n_sentinel} sentinels')
-    words = Counter(chain.from_iterable(map(regex.compile(WORD).findall, texts)))
-    merges = learn({utf8(word): n for word, n in words.items()}, n_merge)
+        raise UserError(f'vocab_size={vocab_size}: expected at least {vocab_size - n_merge}, which are '
+                        f'{SPECIAL} for padding and end, 256 bytes and {n_sentinel} sentinels')
+    pattern = regex.compile(WORD)
+    words = Counter()
+    for text in texts:
+        words.update(pattern.findall(text))
+    merges = learn({to_utf8(word): count for word, count in words.items()}, n_merge)
     if len(merges) < n_merge:
+        found = vocab_size - n_merge + len(merges)
         print(f'no pair is left that occurs twice: {len(merges):,} merges instead of {n_merge:,}, and '
-              f'{vocab_size - n_merge + len(merges):,} ids')
+              f'{found:,} ids')
     return BPE(merges, n_sentinel)
 
 
 def learn(words, n_merge):
-    """The merges, as bytes, of {word: count} (words as bytes): `n_merge`, or fewer if no pair occurs twice.
+    """Return `n_merge` merges, as bytes, of {word: count}, words as bytes; fewer if no pair occurs twice.
 
     Each is the pair of neighbours with the highest count. Ties go to the pair whose left token is older, then
-    to that whose right one is (bytes, by value, come before merges), so that nothing matters but the counts.
-    'aaa' counts as two of 'aa'. A word is a str with one character per token, chr(its index in `tokens`): a
-    merge is str.replace, from left to right as in encoding, and the rule for ties is the order of strings.
+    to the one whose right token is (bytes, by value, come before merges), so that nothing matters but the
+    counts. 'aaa' counts as two of 'aa'. A word is a str with one character per token, chr(its index in
+    `tokens`). So a merge is str.replace, from left to right as in encoding, and the rule for ties is the
+    order of strings.
     """
-    tokens, counts = list(BYTES), list(words.values())
+    tokens = list(BYTES)
+    counts = list(words.values())
     words = [word.decode('latin-1') for word in words]
-    count, where = Counter(), defaultdict(list)     # of a pair; where: indices of words it is or was in
+    count = Counter()               # of each pair
+    where = defaultdict(list)       # of each pair: indices of the words that it is or was in
     for i, word in enumerate(words):
         for pair in pairs(word):
             count[pair] += counts[i]
@@ -111,10 +133,12 @@ def learn(words, n_merge):
             heapq.heapreplace(heap, (-count[pair], pair))
             continue
         heapq.heappop(heap)
-        new, made = chr(len(tokens)), set()
+        new = chr(len(tokens))
         tokens.append(tokens[ord(pair[0])] + tokens[ord(pair[1])])
+        made = set()                                # pairs with the new token
         for i in set(where.pop(pair)):              # of 16,000 merges a word is touched by a handful
-            old, words[i] = words[i], words[i].replace(pair, new)
+            old = words[i]
+            words[i] = old.replace(pair, new)
             if old == words[i]:
                 continue                            # another merge took the pair
             for lost in pairs(old):
@@ -130,5 +154,5 @@ def learn(words, n_merge):
 
 
 def pairs(word):
-    """The pairs of neighbours, 'abc' -> 'ab', 'bc'."""
-    return map(operator.add, word, word[1:])
+    """Return the pairs of neighbours, 'abc' -> ['ab', 'bc']."""
+    return [left + right for left, right in zip(word, word[1:])]

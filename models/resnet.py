@@ -1,10 +1,10 @@
-"""Residual networks (He et al. 2015) for small images: ResNet-20 to -56 and ResNet-18, -34 and -50.
+"""Residual networks (He et al. 2015, arXiv:1512.03385) for small images: ResNet-20 to 56, ResNet-18 to 50.
 
-A block adds to its input what two or three convolutions make of it. So many layers are as easy to train as
-few: a block that is not needed leaves things as they are, and here every block begins so (Goyal et al. 2017).
+A block returns y + shortcut(x): its convolutions learn only y, what to add to the input. So a deep network
+trains as easily as a shallow one: a block that is not needed can learn y = 0. Here every block starts so.
 
-    image (B, C, H, W) -> stem (B, width, H, W) -> blocks, in stages, each of them half as large and twice as
-    wide as the one before -> mean over the image -> logits (B, n_class)
+    image (B, C, H, W) -> stem (B, width, H, W) -> stages of blocks; each stage but the first halves H and W
+    and doubles the width (B, channels, h, w) -> global average pooling (B, channels) -> logits (B, n_class)
 """
 from dataclasses import dataclass
 from typing import Literal
@@ -16,162 +16,185 @@ from torch.nn import functional as F
 
 @dataclass
 class Config:
-    n_class: int = 10               # filled from the data set
-    channels: int = 3               # of an image, filled from the data set
-    mean: tuple = (0.5, 0.5, 0.5)   # of each channel in [0, 1], filled from the data set
-    std: tuple = (0.25, 0.25, 0.25)         # of each channel, filled from the data set
-    arch: Literal['resnet20', 'resnet32', 'resnet44', 'resnet56', 'resnet18', 'resnet34', 'resnet50'] = (
-        'resnet20')                 # a row of the table below
-    label_smoothing: float = 0.0    # share of the target spread over the classes; not in the reported loss
-    tta: Literal['none', 'flip', 'crop'] = 'none'   # in evaluation: logits averaged with the mirror image's;
-                                    # crop: and with those of both moved by a pixel, up left and down right
+    n_class: int = 10           # filled from the data set
+    channels: int = 3           # C of an image, filled from the data set
+    mean: tuple = (0.5, 0.5, 0.5)       # of each channel, for pixels in [0, 1], filled from the data set
+    std: tuple = (0.25, 0.25, 0.25)     # of each channel, for pixels in [0, 1], filled from the data set
+    arch: Literal['resnet20', 'resnet32', 'resnet44', 'resnet56',
+                  'resnet18', 'resnet34', 'resnet50'] = 'resnet20'      # the number is that of layers
+    label_smoothing: float = 0.0        # epsilon of label smoothing; the reported loss is without it
+    tta: Literal['none', 'flip', 'crop'] = 'none'   # test-time augmentation: average over 1, 2 or 6 views
 
     def __post_init__(self):
-        problems = [f'{name} must be at least 1, got {getattr(self, name)}'
-                    for name in ('n_class', 'channels') if getattr(self, name) < 1]
-        if self.arch not in ARCHITECTURES:
-            problems.append(f'arch {self.arch!r} does not exist; there are {", ".join(ARCHITECTURES)}')
-        if not 0 <= self.label_smoothing < 1:
-            problems.append(f'label_smoothing must be in [0, 1), got {self.label_smoothing}')
-        if not len(self.mean) == len(self.std) == self.channels:
-            problems.append(f'mean is of {len(self.mean)} channels, std of {len(self.std)}, channels is '
-                            f'{self.channels}')
-        if problems:
-            raise ValueError('\n'.join(problems))
+        check(self)
 
 
-def conv(inner, outer, size, stride=1):
-    return nn.Conv2d(inner, outer, size, stride, padding=size // 2, bias=False)
+def conv(in_channels, out_channels, kernel_size, stride=1):
+    """Return a convolution without bias: (B, in_channels, H, W) -> (B, out_channels, H/stride, W/stride)."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
 
 
-class Pad(nn.Module):
-    """A shortcut without parameters: every other pixel, new channels of zeros (He et al. 2015, option A)."""
-
-    def __init__(self, more):
-        super().__init__()
-        self.more = more
+class ZeroPadShortcut(nn.Module):
+    """Take every second pixel and append as many channels of zeros: (B, C, H, W) -> (B, 2 C, H/2, W/2)."""
 
     def forward(self, x):
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.more))
+        x = x[..., ::2, ::2]                            # (B, C, H/2, W/2)
+        return F.pad(x, (0, 0, 0, 0, 0, x.size(1)))     # (B, 2 C, H/2, W/2)
 
 
-def project(inner, outer, stride):
-    """A shortcut that learns how to change the shape (option B)."""
-    return nn.Sequential(conv(inner, outer, 1, stride), nn.BatchNorm2d(outer))
+def make_shortcut(kind, in_channels, out_channels, stride):
+    """Return the identity if the shape stays as it is, else a shortcut of this kind (section 3.3)."""
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    if kind == 'zero-pad':
+        return ZeroPadShortcut()                                # option A, without parameters
+    projection = conv(in_channels, out_channels, 1, stride)     # option B, W_s in equation (2)
+    return nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
 
-class Basic(nn.Module):
-    """Two 3 x 3 convolutions (figure 5, left)."""
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions (figure 5, left): (B, C, H, W) -> (B, width, H/stride, W/stride)."""
     expansion = 1
 
-    def __init__(self, inner, width, stride, shortcut):
+    def __init__(self, in_channels, width, stride, shortcut):
         super().__init__()
-        self.conv1, self.norm1 = conv(inner, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.conv1 = conv(in_channels, width, 3, stride)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3)
+        self.norm2 = nn.BatchNorm2d(width)
         self.shortcut = shortcut
-        nn.init.zeros_(self.norm2.weight)       # the block begins as its shortcut
+        nn.init.zeros_(self.norm2.weight)       # start with y = 0 (Goyal et al. 2017, arXiv:1706.02677)
 
     def forward(self, x):
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = F.relu(self.norm1(self.conv1(x)))   # (B, width, H/stride, W/stride)
+        y = self.norm2(self.conv2(y))
+        return F.relu(y + self.shortcut(x))     # equation (1); (2) if the shortcut is a projection
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 to fewer channels, 3 x 3, 1 x 1 to four times as many (figure 5, right). The 3 x 3
-    has the stride, as in torchvision; in the paper the first 1 x 1 has it."""
+    """1 x 1, 3 x 3, 1 x 1 convolutions (figure 5, right): (B, C, H, W) -> (B, 4 width, H/stride, ...)."""
     expansion = 4
 
-    def __init__(self, inner, width, stride, shortcut):
+    def __init__(self, in_channels, width, stride, shortcut):
         super().__init__()
-        self.conv1, self.norm1 = conv(inner, width, 1), nn.BatchNorm2d(width)
-        self.conv2, self.norm2 = conv(width, width, 3, stride), nn.BatchNorm2d(width)
-        self.conv3, self.norm3 = conv(width, 4 * width, 1), nn.BatchNorm2d(4 * width)
+        self.conv1 = conv(in_channels, width, 1)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = conv(width, width, 3, stride)      # as in torchvision; in the paper conv1 has the stride
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv3 = conv(width, 4 * width, 1)
+        self.norm3 = nn.BatchNorm2d(4 * width)
         self.shortcut = shortcut
-        nn.init.zeros_(self.norm3.weight)       # the block begins as its shortcut
+        nn.init.zeros_(self.norm3.weight)       # start with y = 0
 
     def forward(self, x):
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
+        y = F.relu(self.norm1(self.conv1(x)))   # (B, width, H, W)
+        y = F.relu(self.norm2(self.conv2(y)))   # (B, width, H/stride, W/stride)
+        y = self.norm3(self.conv3(y))           # (B, 4 width, H/stride, W/stride)
+        return F.relu(y + self.shortcut(x))
 
 
-ARCHITECTURES = {   # block, width and number of blocks of each stage
-    'resnet20': (Basic, {16: 3, 32: 3, 64: 3}),                         # section 4.2: 6 n + 2 layers
-    'resnet32': (Basic, {16: 5, 32: 5, 64: 5}),
-    'resnet44': (Basic, {16: 7, 32: 7, 64: 7}),
-    'resnet56': (Basic, {16: 9, 32: 9, 64: 9}),
-    'resnet18': (Basic, {64: 2, 128: 2, 256: 2, 512: 2}),               # table 1, 3 x 3 stem, no pooling
-    'resnet34': (Basic, {64: 3, 128: 4, 256: 6, 512: 3}),
-    'resnet50': (Bottleneck, {64: 3, 128: 4, 256: 6, 512: 3}),
+ARCHITECTURES = {   # name: (block, width of the first stage, number of blocks in each stage, shortcut)
+    'resnet20': (BasicBlock, 16, (3, 3, 3), 'zero-pad'),            # section 4.2 (CIFAR-10): 6n + 2 layers
+    'resnet32': (BasicBlock, 16, (5, 5, 5), 'zero-pad'),
+    'resnet44': (BasicBlock, 16, (7, 7, 7), 'zero-pad'),
+    'resnet56': (BasicBlock, 16, (9, 9, 9), 'zero-pad'),
+    'resnet18': (BasicBlock, 64, (2, 2, 2, 2), 'projection'),       # table 1 (ImageNet), but with the stem
+    'resnet34': (BasicBlock, 64, (3, 4, 6, 3), 'projection'),       # of section 4.2: 3 x 3, no pooling
+    'resnet50': (Bottleneck, 64, (3, 4, 6, 3), 'projection'),
 }
 
 
 class Model(nn.Module):
-    monitor = 'accuracy', 'max'
+    monitor = 'accuracy', 'max'     # the metric that chooses best.pt
+    makes = 'classes'               # samples/classes.py shows what it can do
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.register_buffer('mean', torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(config.std).view(-1, 1, 1), persistent=False)
-        block, stages = ARCHITECTURES[config.arch]
-        inner = min(stages)
-        self.conv, self.norm = conv(config.channels, inner, 3), nn.BatchNorm2d(inner)
+        for name in ('mean', 'std'):
+            value = torch.tensor(getattr(config, name))[:, None, None]      # (C, 1, 1)
+            self.register_buffer(name, value, persistent=False)             # not in state_dict: config has it
+        block, width, depths, shortcut_kind = ARCHITECTURES[config.arch]
+        channels = width
+        self.conv = conv(config.channels, channels, 3)
+        self.norm = nn.BatchNorm2d(channels)
         self.blocks = nn.ModuleList()
-        for width, depth in stages.items():
+        for stage, depth in enumerate(depths):
             for i in range(depth):
-                outer, stride = block.expansion * width, 2 if i == 0 and width > min(stages) else 1
-                shortcut = (nn.Identity() if (inner, stride) == (outer, 1) else
-                            Pad(outer - inner) if len(stages) == 3 else project(inner, outer, stride))
-                self.blocks.append(block(inner, width, stride, shortcut))
-                inner = outer
-        self.head = nn.Linear(inner, config.n_class)
-        self.init()
-
-    def init(self):
-        """Kaiming's normal filters; a head of zeros, so that the first loss is ln n_class."""
+                stride = 2 if stage > 0 and i == 0 else 1       # a new stage halves height and width
+                out_channels = block.expansion * width
+                shortcut = make_shortcut(shortcut_kind, channels, out_channels, stride)
+                self.blocks.append(block(channels, width, stride, shortcut))
+                channels = out_channels
+            width *= 2                                          # and doubles the width
+        self.head = nn.Linear(channels, config.n_class)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d):   # He (Kaiming) normal initialisation, arXiv:1502.01852
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
-        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.weight)        # start at the uniform distribution: the loss is ln n_class
         nn.init.zeros_(self.head.bias)
 
-    def look(self, x):
-        """Logits of normalised images: (B, C, H, W) -> (B, n_class)."""
-        x = F.relu(self.norm(self.conv(x)))
+    def forward_single(self, x):
+        """Return the logits of one view, which is normalised: (B, C, H, W) -> (B, n_class) float32."""
+        x = F.relu(self.norm(self.conv(x)))     # (B, width, H, W)
         for block in self.blocks:
-            x = block(x)
-        return self.head(x.mean((2, 3))).float()
+            x = block(x)                        # after the last: (B, channels, h, w)
+        x = x.mean((2, 3))                      # (B, channels)
+        return self.head(x).float()             # (B, n_class)
 
     def logits(self, image):
-        """(B, C, H, W) uint8 -> (B, n_class) float32."""
+        """Return logits, in evaluation averaged over views: (B, C, H, W) uint8 -> (B, n_class) float32."""
         x = (image / 255 - self.mean) / self.std
-        views, tta = [x], 'none' if self.training else self.config.tta
+        tta = self.config.tta
+        if self.training or tta == 'none':
+            return self.forward_single(x)
+        views = [x]
         if tta == 'crop':
-            x = F.pad(x, (1, 1, 1, 1), 'reflect')
-            views += [x[:, :, 2:, 2:], x[:, :, :-2, :-2]]
-        if tta != 'none':
-            views += [x.flip(3) for x in views]
-        return sum(map(self.look, views)) / len(views)
+            padded = F.pad(x, (1, 1, 1, 1), 'reflect')          # (B, C, H + 2, W + 2)
+            views.append(padded[..., 2:, 2:])                   # x moved by one pixel, up and left
+            views.append(padded[..., :-2, :-2])                 # x moved by one pixel, down and right
+        views += [view.flip(3) for view in views]               # the mirror image of each
+        return sum(self.forward_single(view) for view in views) / len(views)
 
     def forward(self, image, label):
-        """Sums over images (B, C, H, W) uint8 and labels (B,): loss, to minimise; count, of images; nll,
-        negative log likelihood; correct; in evaluation confusion, the matrix (true, predicted)."""
-        logits, n = self.logits(image), self.config.n_class
-        nll = loss = F.cross_entropy(logits, label, reduction='sum')
-        if smoothing := self.config.label_smoothing:
-            loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=smoothing)
-        predicted = logits.argmax(1)
-        sums = {'loss': loss, 'count': torch.full_like(nll, len(label)), 'nll': nll,
-                'correct': (predicted == label).float().sum()}
+        """Return sums over images (B, C, H, W) uint8 and labels (B,): `loss` is minimised, `nll` is the same
+        without label smoothing; `confusion`, in evaluation only, counts (true, predicted) classes."""
+        logits = self.logits(image)
+        loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=self.config.label_smoothing)
+        nll = F.cross_entropy(logits, label, reduction='sum')
+        count = torch.full_like(nll, len(label))
+        predicted = logits.argmax(1)                            # (B,)
+        correct = (predicted == label).float().sum()
+        sums = {'loss': loss, 'count': count, 'nll': nll, 'correct': correct}
         if not self.training:
-            sums['confusion'] = torch.bincount(label * n + predicted, minlength=n * n).float().view(n, n)
+            n = self.config.n_class
+            pairs = torch.bincount(n * label + predicted, minlength=n * n)      # (n * n,)
+            sums['confusion'] = pairs.float().view(n, n)
         return sums
 
     def metrics(self, total):
+        """Return means from the sums over a whole split; in evaluation also the accuracy of each class."""
         metrics = {'loss': total['nll'] / total['count'], 'accuracy': total['correct'] / total['count']}
         if 'confusion' in total:
-            hits, all = total['confusion'].diagonal(), total['confusion'].sum(1)
-            metrics |= {'views': {'none': 1, 'flip': 2, 'crop': 6}[self.config.tta],
-                        'class_accuracy': hits / all.clamp(min=1), 'confusion': total['confusion']}
+            confusion = total['confusion']                      # (n_class, n_class)
+            correct = confusion.diagonal()
+            count = confusion.sum(1)
+            metrics['views'] = {'none': 1, 'flip': 2, 'crop': 6}[self.config.tta]
+            metrics['class_accuracy'] = correct / count.clamp(min=1)            # 0 for a class without images
+            metrics['confusion'] = confusion
         return metrics
+
+
+def check(config):
+    """Raise ValueError, with a line per problem, for a configuration that cannot work."""
+    problems = []
+    if min(config.n_class, config.channels) < 1:
+        problems.append(f'n_class {config.n_class} and channels {config.channels} must be at least 1')
+    if config.arch not in ARCHITECTURES:
+        problems.append(f'arch {config.arch!r} does not exist; there are {", ".join(ARCHITECTURES)}')
+    if not 0 <= config.label_smoothing < 1:
+        problems.append(f'label_smoothing must be in [0, 1), got {config.label_smoothing}')
+    if not len(config.mean) == len(config.std) == config.channels:
+        problems.append(f'channels is {config.channels}, mean has {len(config.mean)}, std {len(config.std)}')
+    if problems:
+        raise ValueError('\n'.join(problems))

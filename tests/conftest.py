@@ -11,6 +11,7 @@ os.environ['OMP_NUM_THREADS'] = '1'         # tiny models: more threads are slow
 
 import data  # noqa: E402
 
+MEAN = [0.2, 0.4, 0.8]        # of the channels of image_data: whole numbers times 255
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['train', 'torch._dynamo', 'torch.distributed'])
 TINY = ('--n_layer=2', '--n_head=2', '--n_embd=16', '--block_size=16', '--batch_size=8', '--dtype=float32',
@@ -107,6 +108,18 @@ def toy(tmp_path):
     data.save(str(tmp_path / 'toy'), {'train': {'tokens': ids[:2500]}, 'val': {'tokens': ids[2500:]}},
               kinds={'tokens': 'stream'}, info={'vocab_size': 11}, tokenizer=characters)
     return str(tmp_path / 'toy')
+
+
+def image_data(path, splits={'train': 40, 'val': 10, 'test': 11}, H=12, W=12, dtype=np.uint8):
+    """Save a data set of noise, whose masks are the first of three channels; return {split: {field: rows}}."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for split, n in splits.items():
+        image = rng.integers(0, 256, (n, 3, H, W)).astype(dtype)
+        made[split] = {'image': image, 'mask': image[:, :1], 'label': np.arange(n) % 4}
+    info = {'n_class': 4, 'channels': 3, 'size': [H, W], 'mean': MEAN, 'std': [0.25] * 3}
+    data.save(str(path), made, info=info)
+    return made
 
 
 def events(folder, event='train'):

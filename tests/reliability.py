@@ -91,14 +91,14 @@ def cost(turns=15):
                 os.fsync(file.fileno())
             found[0].append(time.monotonic() - start)
             start = time.monotonic()
-            run.write(Path(folder, 'last.pt'), state)
+            save_checkpoint(Path(folder, 'last.pt'), state)
             found[1].append(time.monotonic() - start)
     return tuple(map(statistics.median, found))
 
 
 if __name__ == '__main__':
     plain, safe = cost()
-    counts, versions = survived(), run.versions()
+    counts, versions = survived(), versions()
     rows = '\n'.join(f'| {fault} | {n:,} | {held:,} |' for fault, (n, held) in counts.items())
     text = f"""# Nothing lost
 

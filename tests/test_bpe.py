@@ -1,13 +1,18 @@
-"""Byte pair encoding: learning against counting anew at every merge, encoding against the definition."""
-import itertools, json, os, random, subprocess, sys
+"""data/bpe.py: learning against counting again at every merge, encoding against the definition."""
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 import regex
 
 from conftest import ROOT
-from configurator import Refused
-from data import bpe, tokenizer
+from core.errors import UserError
+from data import bpe, tokenizers
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"    # as published
 TEXT = """It's the thin thing that they'd think; the thing's the thing, isn't it?  "L'été, l'été!"
@@ -16,8 +21,9 @@ TEXT = """It's the thin thing that they'd think; the thing's the thing, isn't it
 
 
 def joined(word, pair):
-    """A list of tokens with `pair` joined, from left to right."""
-    out, i = [], 0
+    """Return a list of tokens with `pair` joined, from left to right."""
+    out = []
+    i = 0
     while i < len(word):
         found = tuple(word[i:i + 2]) == pair
         out.append(pair[0] + pair[1] if found else word[i])
@@ -26,7 +32,7 @@ def joined(word, pair):
 
 
 def naive(words, n_merge):
-    """The merges of {word: count}, all pairs counted anew each time."""
+    """Return the merges of {word: count}, all pairs counted again each time."""
     age = {bytes([i]): i for i in range(256)}
     words = [([bytes([b]) for b in word], n) for word, n in words.items()]
     for _ in range(n_merge):
@@ -44,8 +50,9 @@ def naive(words, n_merge):
 
 
 def by_rank(word, merges):
-    """The tokens of a word: the leftmost of the neighbours that join to the oldest merge, until none do."""
-    rank, word = {token: i for i, token in enumerate(merges)}, [bytes([b]) for b in word]
+    """Return the tokens of a word: join the leftmost neighbours that are the oldest merge, until none are."""
+    rank = {token: i for i, token in enumerate(merges)}
+    word = [bytes([b]) for b in word]
     while True:
         found = [(rank[a + b], i) for i, (a, b) in enumerate(itertools.pairwise(word)) if a + b in rank]
         if not found:
@@ -85,7 +92,7 @@ def test_ties_go_to_the_older_left_then_to_the_older_right_token():
     assert bpe.learn({b'xy': 9, b'xyb': 2, b'zb': 2, b'zxy': 2}, 4) == [b'xy', b'zb', b'zxy', b'xyb']
 
 
-def test_it_learns_what_counting_anew_learns():
+def test_it_learns_what_counting_again_learns():
     merges = naive(counted(TEXT), 999)
     assert len(merges) > 30
     assert bpe.train([TEXT], 9999).merges == merges
@@ -93,7 +100,7 @@ def test_it_learns_what_counting_anew_learns():
 
 
 @pytest.mark.parametrize('alphabet', ['a', 'ab', 'abc', 'abcdefgh', '\0\x7f\x80\xff'])
-def test_it_learns_what_counting_anew_learns_on_random_words(alphabet):
+def test_it_learns_what_counting_again_learns_on_random_words(alphabet):
     rng = random.Random(0)
     for _ in range(30):
         words = {''.join(rng.choices(alphabet, k=rng.randint(1, 12))).encode('latin-1'): rng.randint(1, 4)
@@ -115,21 +122,21 @@ def test_the_seed_of_hashes_does_not_matter():
     assert first == second and b"'kind': 'bpe'" in first
 
 
-def test_pairs_that_run_out_are_said(capsys):
+def test_a_vocabulary_that_is_smaller_than_asked_for_is_printed(capsys):
     short = bpe.train(['aaaa bb bb'], 300, n_sentinel=3)
     assert short.merges == [b'aa', b' b', b' bb'] and short.vocab_size == 2 + 256 + 3 + 3
     assert '3 merges instead of 39, and 264 ids' in capsys.readouterr().out
 
 
-def test_enough_pairs_are_not_spoken_of(capsys):
+def test_a_vocabulary_of_the_size_asked_for_is_not_printed(capsys):
     assert bpe.train([TEXT], 270, n_sentinel=2).vocab_size == 270
     assert len(bpe.train([], 258).merges) == 0
     assert capsys.readouterr().out == ''
 
 
 @pytest.mark.parametrize('vocab_size, n_sentinel', [(257, 0), (0, 0), (-1, 0), (357, 100)])
-def test_no_room_for_the_bytes_is_refused(vocab_size, n_sentinel):
-    with pytest.raises(Refused, match=f'vocab_size={vocab_size}: .* {258 + n_sentinel}'):
+def test_a_vocabulary_without_room_for_the_bytes_is_an_error(vocab_size, n_sentinel):
+    with pytest.raises(UserError, match=f'vocab_size={vocab_size}: .* {258 + n_sentinel}'):
         bpe.train([TEXT], vocab_size, n_sentinel)
 
 
@@ -175,11 +182,11 @@ def test_ids_are_padding_end_bytes_merges_and_sentinels():
     assert tokens.begin() == [2 + 10]
 
 
-def test_what_came_from_no_utf_8_is_refused(trained):
+def test_text_that_is_not_utf_8_is_an_error(trained):
     text = 'abc \udce9'
     for call in (lambda: trained.encode(text), lambda: trained.encode_all(['abc', text]),
                  lambda: bpe.train([text], 999)):
-        with pytest.raises(Refused, match='expected UTF-8'):
+        with pytest.raises(UserError, match='expected UTF-8'):
             call()
 
 
@@ -189,18 +196,18 @@ def test_what_came_from_no_utf_8_is_refused(trained):
 def test_json_keeps_all_of_it(trained, n_sentinel):
     whole = bpe.BPE(trained.merges + [b' %20\xff\0"\\', b'+ +'], n_sentinel)
     text = json.dumps(whole.json())
-    back = tokenizer.load(json.loads(text))
+    back = tokenizers.load(json.loads(text))
     assert back.tokens == whole.tokens and back.json() == whole.json() and back.n_sentinel == n_sentinel
     assert back.encode(TEXT) == whole.encode(TEXT) and back.vocab_size == 258 + 32 + n_sentinel
     assert text.isascii() and len(text) < 99 + 3 * sum(len(token) + 1 for token in whole.merges)
 
 
-def test_json_of_no_merges(trained):
-    assert tokenizer.load(bpe.BPE([]).json()).encode('hé') == [2 + b for b in 'hé'.encode()]
+def test_json_may_have_no_merges(trained):
+    assert tokenizers.load(bpe.BPE([]).json()).encode('hé') == [2 + b for b in 'hé'.encode()]
 
 
 @pytest.mark.parametrize('damaged', [{}, {'merges': 'a'}, {'merges': ['a'], 'n_sentinel': 0},
                                      {'merges': 'a', 'n_sentinel': '0'}])
-def test_json_that_is_damaged_is_refused(damaged):
-    with pytest.raises(Refused, match='no such tokenizer'):
-        tokenizer.load({'kind': 'bpe', **damaged})
+def test_damaged_json_is_an_error(damaged):
+    with pytest.raises(UserError, match='no such tokenizer'):
+        tokenizers.load({'kind': 'bpe', **damaged})

@@ -1,6 +1,8 @@
-"""models/cnn.py and models/resnet.py against torch's own layers, worked examples and numpy."""
+"""models/cnn.py and models/resnet.py against torch's own layers, slow loops, worked examples and numpy."""
+import itertools
 import math
 from importlib import import_module
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,15 +11,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import cnn, resnet
-from test_augment import pictures
+from conftest import image_data
 
-SMALL = {'cnn': dict(width=8), 'resnet': dict(arch='resnet20')}
-COUNTS = {'resnet18': 11_173_962, 'resnet34': 21_282_122, 'resnet50': 23_520_842, 'resnet20': 269_722,
-          'resnet32': 464_154, 'resnet44': 658_586, 'resnet56': 853_018}
+SMALL = {'cnn': dict(width=8), 'resnet': dict(arch='resnet20')}     # model -> the fields of a small Config
+PARAMETERS = {      # ten classes, 3 x 3 stem; table 6 of He et al. (2015) has 0.27, 0.46, 0.66, 0.85 million
+    'resnet20': 269_722,
+    'resnet32': 464_154,
+    'resnet44': 658_586,
+    'resnet56': 853_018,
+    'resnet18': 11_173_962,
+    'resnet34': 21_282_122,
+    'resnet50': 23_520_842,
+}
 
 
-def shake(module):
-    """Weights and running statistics away from their initialisation, where zeros and ones hide much."""
+def randomize(module):
+    """Give a module random parameters and running statistics: initial zeros and ones hide mistakes."""
     for p in module.parameters():
         nn.init.normal_(p, std=0.3)
     for name, buffer in module.named_buffers():
@@ -27,186 +36,119 @@ def shake(module):
 
 
 def make(name, **fields):
-    """A model away from its initialisation."""
+    """Return a small model with random parameters and statistics, in training mode."""
     torch.manual_seed(0)
     module = import_module(f'models.{name}')
-    return shake(module.Model(module.Config(**SMALL[name] | fields)))
+    config = module.Config(**SMALL[name] | fields)
+    return randomize(module.Model(config))
 
 
-def images(n, C=3, H=16, W=16, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, C, H, W), np.uint8))
-
-
-def test_images_that_three_halvings_leave_nothing_of_are_refused():
-    cnn.Config(size=(9, 9))
-    with pytest.raises(ValueError, match='images of 8 x 28 pixels are too small: expected 9'):
-        cnn.Config(size=(8, 28))
-
-
-@pytest.mark.parametrize('training', [True, False])
-@torch.no_grad()
-def test_the_small_network_is_torchs_layers(training):
-    net = make('cnn').train(training)
-
-    def conv(weight, padding):
-        layer = nn.Conv2d(weight.size(1), weight.size(0), weight.size(2), padding=padding, bias=False)
-        layer.weight.copy_(weight)
-        return layer
-    layers = [conv(net.patch, 0), net.norm, nn.GELU()]
-    for group in net.groups:
-        layers += [conv(group.conv1.weight, 1), nn.MaxPool2d(2), group.norm1, nn.GELU(),
-                   conv(group.conv2.weight, 1), group.norm2, nn.GELU()]
-    theirs, x = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), net.head), images(5, 3, 33, 17)
-    expected = theirs(x / 255)
-    assert (net.look(x / 255) - expected).abs().max() < 1e-4 * expected.abs().max()
-
-
-# --- residual networks
-
-@pytest.mark.parametrize('arch', COUNTS)
-@torch.no_grad()
-def test_each_stage_but_the_first_halves_the_image_in_its_first_block(arch):
-    torch.manual_seed(0)
-    net, seen = resnet.Model(resnet.Config(arch=arch)).eval(), []
-    nn.init.normal_(net.head.weight)
-    for block in net.blocks:
-        block.register_forward_hook(lambda module, args, out: seen.append(out))
-    logits, (kind, stages) = net.look(torch.randn(1, 3, 32, 32)), resnet.ARCHITECTURES[arch]
-    assert [tuple(out.shape) for out in seen] == [
-        (1, kind.expansion * width, 32 >> i, 32 >> i)
-        for i, (width, depth) in enumerate(stages.items()) for _ in range(depth)]
-    assert torch.allclose(logits, net.head(seen[-1].mean((2, 3))), rtol=1e-4, atol=1e-4)
-
-
-def torchs(inner, width, stride, kind):
-    """The branch of a block in torch's own layers."""
-    def layer(inner, outer, size, stride=1):
-        conv = nn.Conv2d(inner, outer, size, stride, padding=size // 2, bias=False)
-        return [conv, nn.BatchNorm2d(outer), nn.ReLU()]
-    layers = (layer(inner, width, 3, stride) + layer(width, width, 3) if kind is resnet.Basic else
-              layer(inner, width, 1) + layer(width, width, 3, stride) + layer(width, 4 * width, 1))
-    return nn.Sequential(*layers[:-1])
-
-
-def padded(x, more):
-    """The shortcut without parameters, pixel by pixel."""
-    B, C, H, W = x.shape
-    out = torch.zeros(B, C + more, (H + 1) // 2, (W + 1) // 2)
-    for b in range(B):
-        for c in range(C):
-            for y in range(0, H, 2):
-                for z in range(0, W, 2):
-                    out[b, c, y // 2, z // 2] = x[b, c, y, z]
-    return out
-
-
-@pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('kind, stride, shortcut', [
-    (resnet.Basic, 1, 'identity'), (resnet.Basic, 2, 'pad'), (resnet.Basic, 2, 'project'),
-    (resnet.Bottleneck, 1, 'project'), (resnet.Bottleneck, 2, 'project')])
-def test_a_block_is_torchs_layers(kind, stride, shortcut, training):
-    torch.manual_seed(0)
-    inner, width = 6, 6 if shortcut == 'identity' else 8
-    outer = kind.expansion * width
-    ours = {'identity': nn.Identity, 'pad': lambda: resnet.Pad(outer - inner),
-            'project': lambda: resnet.project(inner, outer, stride)}[shortcut]()
-    block = shake(kind(inner, width, stride, ours)).train(training)
-    branch = torchs(inner, width, stride, kind).train(training)
-    own = [value for name, value in block.state_dict().items() if not name.startswith('shortcut')]
-    branch.load_state_dict(dict(zip(branch.state_dict(), own, strict=True)))
-    other = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
-    other.train(training)
-    if shortcut == 'project':
-        other.load_state_dict(block.shortcut.state_dict())
-    x = torch.randn(3, inner, 7, 5)
-    theirs = {'identity': lambda: x, 'pad': lambda: padded(x, outer - inner), 'project': lambda: other(x)}
-    found, expected = block(x), F.relu(branch(x) + theirs[shortcut]())
-    assert found.shape == (3, outer, -(-7 // stride), -(-5 // stride))
-    assert (found - expected).abs().max() < 1e-5 and (expected > 0).any()
-    direction = torch.randn_like(found)
-    (found * direction).sum().backward(), (expected * direction).sum().backward()
-    own = [p for name, p in block.named_parameters() if not name.startswith('shortcut')]
-    for p, q in zip(own, branch.parameters(), strict=True):
-        assert (p.grad - q.grad).abs().max() < 1e-4 * (1 + q.grad.abs().max())
-
-
-@pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('arch', ['resnet20', 'resnet18', 'resnet50'])
-@torch.no_grad()
-def test_every_block_begins_as_its_shortcut(arch, training):
-    torch.manual_seed(0)
-    net, plain = resnet.Model(resnet.Config(arch=arch)).train(training), 0
-    x = torch.rand(2, net.conv.out_channels, 8, 8)              # what a ReLU leaves is not negative
-    for block in net.blocks:
-        y = block(x)
-        plain += torch.equal(y, x)
-        assert torch.equal(y, F.relu(block.shortcut(x)))
-        x = y
-    assert plain == sum(isinstance(block.shortcut, nn.Identity) for block in net.blocks) > 0
-
-
-@pytest.mark.parametrize('arch', COUNTS)
-def test_parameters_are_as_many_as_published(arch):
-    with torch.device('meta'):
-        net = resnet.Model(resnet.Config(arch=arch))
-    assert sum(p.numel() for p in net.parameters()) == COUNTS[arch]
-    layers = [m for name, m in net.named_modules() if 'shortcut' not in name]
-    depth = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in layers)
-    assert depth == int(arch.removeprefix('resnet')) and COUNTS.keys() == resnet.ARCHITECTURES.keys()
-
-
-def test_an_arch_that_does_not_exist_is_refused_with_the_list(launch, tmp_path):
-    with pytest.raises(ValueError, match='resnet19') as refused:
-        resnet.Config(arch='resnet19')
-    pictures(tmp_path / 'x')
-    code, text = launch('train.py', '--model=resnet', '--arch=resnet19', f'--dataset={tmp_path}/x',
-                        f'--out_dir={tmp_path}/run')
-    assert code == 2 and 'Traceback' not in text and not (tmp_path / 'run').exists(), text
-    for arch in COUNTS:
-        assert arch in str(refused.value) and arch in text
+def random_images(n, C=3, H=16, W=16, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (n, C, H, W), np.uint8)
+    return torch.from_numpy(pixels)
 
 
 # --- the stem of the small network
 
+@pytest.mark.parametrize('sizes', [(2,), (3,), (5,), (3, 4), (1, 2, 2), (3, 2, 2), (4, 2, 2)])
+def test_the_dct_basis_is_its_formula_written_with_loops(sizes):
+    basis = cnn.dct_basis(*sizes)
+    assert basis.shape == (math.prod(sizes), *sizes)
+    positions = list(itertools.product(*map(range, sizes)))
+    for row, frequencies in zip(basis, positions, strict=True):     # the last frequency changes fastest
+        for position in positions:
+            expected = 1.0
+            for n, k, i in zip(sizes, frequencies, position):
+                scale = math.sqrt(1 / n) if k == 0 else math.sqrt(2 / n)
+                expected *= scale * math.cos(math.pi * k * (2 * i + 1) / (2 * n))
+            assert row[position].item() == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.parametrize('sizes', [(2,), (5,), (3, 4), (1, 2, 2), (3, 2, 2), (4, 2, 2)])
-def test_cosines_are_orthogonal_and_the_first_is_constant(sizes):
-    basis, n = cnn.cosines(*sizes), math.prod(sizes)
-    assert basis.shape == (n, *sizes)
-    rows = basis.flatten(1)
+def test_the_dct_basis_is_orthonormal_and_its_first_function_is_constant(sizes):
+    n = math.prod(sizes)
+    rows = cnn.dct_basis(*sizes).flatten(1)
     assert torch.allclose(rows @ rows.T, torch.eye(n), atol=1e-6)
     assert torch.allclose(rows[0], torch.full((n,), n**-0.5), atol=1e-6)
 
 
-def test_cosines_are_the_worked_examples():
-    two, three = torch.tensor([[1, 1], [1, -1]]) / 2**0.5, torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]])
-    three /= three.norm(dim=1, keepdim=True)            # brightness, red - blue, green - magenta
-    assert torch.allclose(cnn.cosines(2), two, atol=1e-6) and torch.allclose(cnn.cosines(3), three, atol=1e-6)
-    square = torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]) / 2
-    assert torch.allclose(cnn.cosines(2, 2), square, atol=1e-6)
-    for k, (c, y, x) in enumerate((c, y, x) for c in range(3) for y in range(2) for x in range(2)):
-        product = three[c][:, None, None] * two[y][None, :, None] * two[x][None, None, :]
-        assert torch.allclose(cnn.cosines(3, 2, 2)[k], product, atol=1e-6)
+def test_the_dct_basis_of_three_colours_is_brightness_red_blue_and_green_magenta():
+    expected = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+    expected /= expected.norm(dim=1, keepdim=True)
+    assert torch.allclose(cnn.dct_basis(3), expected, atol=1e-6)
 
 
-def test_the_stem_sees_each_pattern_and_its_negative_and_learns_nothing():
+def test_the_dct_basis_of_a_2_x_2_patch_is_its_mean_and_its_differences():
+    mean = [[1, 1], [1, 1]]
+    horizontal = [[1, -1], [1, -1]]
+    vertical = [[1, 1], [-1, -1]]
+    diagonal = [[1, -1], [-1, 1]]
+    expected = torch.tensor([mean, horizontal, vertical, diagonal]) / 2
+    assert torch.allclose(cnn.dct_basis(2, 2), expected, atol=1e-6)
+
+
+def test_dct_coefficients_of_correlated_pixels_are_uncorrelated():
+    pair = torch.tensor([[1.0, 0.9], [0.9, 1.0]])           # covariance of two neighbours
+    covariance = torch.kron(pair, pair)                     # of a 2 x 2 patch
+    basis = cnn.dct_basis(2, 2).flatten(1)
+    coefficients = basis @ covariance @ basis.T
+    assert torch.allclose(coefficients, coefficients.diagonal().diag(), atol=1e-6)
+
+
+def test_the_stem_has_every_basis_function_with_both_signs_and_does_not_learn():
     net = make('cnn')
-    assert torch.equal(net.patch[:12], cnn.cosines(3, 2, 2)) and torch.equal(net.patch[12:], -net.patch[:12])
-    learned = {id(p) for p in net.parameters()}
-    assert not any(id(t) in learned for t in (net.patch, *net.norm.parameters()))
-    names = net.state_dict().keys()
-    assert 'norm.running_var' in names and not {'patch', 'mean', 'std'} & names
+    assert torch.equal(net.stem[:12], cnn.dct_basis(3, 2, 2))
+    assert torch.equal(net.stem[12:], -net.stem[:12])
+    assert not net.stem.requires_grad
+    assert not list(net.norm.parameters())
 
 
-def test_filters_begin_as_the_identity():
+def test_constants_of_the_config_are_not_in_the_state_dict():
+    names = make('cnn').state_dict().keys()
+    assert 'norm.running_var' in names
+    assert not {'stem', 'mean', 'std'} & names
+
+
+# --- the small network
+
+def test_new_filters_pass_their_input_on():
     x = torch.randn(2, 4, 5, 5)
-    assert torch.equal(cnn.Conv(4, 6)(x)[:, :4], x) and torch.equal(cnn.Conv(4, 3)(x), x[:, :3])
+    wider = cnn.Group(4, 6)
+    assert torch.equal(wider.conv1(x)[:, :4], x)
+    assert wider.conv1.weight[4:].std() > 0.05              # the others are random
+    narrower = cnn.Group(4, 3)
+    assert torch.equal(narrower.conv1(x), x[:, :3])
+    same = torch.randn(2, 6, 5, 5)
+    assert torch.equal(wider.conv2(same), same)
 
 
-def test_a_narrow_one_learns_64_pictures_by_heart():
+def as_layer(weight, padding):
+    """Return a new Conv2d with this weight."""
+    out_channels, in_channels, size, _ = weight.shape
+    layer = nn.Conv2d(in_channels, out_channels, size, padding=padding, bias=False)
+    layer.weight.copy_(weight)
+    return layer
+
+
+@pytest.mark.parametrize('training', [True, False])
+@torch.no_grad()
+def test_the_small_network_is_a_sequence_of_torchs_layers(training):
+    net = make('cnn').train(training)
+    layers = [as_layer(net.stem, padding=0), net.norm, nn.GELU()]
+    for group in net.groups:
+        layers += [as_layer(group.conv1.weight, padding=1), nn.MaxPool2d(2), group.norm1, nn.GELU()]
+        layers += [as_layer(group.conv2.weight, padding=1), group.norm2, nn.GELU()]
+    layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), net.head]
+    x = random_images(5, 3, 33, 17) / 255
+    expected = nn.Sequential(*layers)(x)
+    assert (net.forward_single(x) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_narrow_network_overfits_64_images():
     torch.manual_seed(0)
     net = cnn.Model(cnn.Config(width=16))
     assert sum(p.numel() for p in net.parameters()) < 200_000
-    batch = {'image': images(64), 'label': torch.randint(0, 10, (64,))}
+    batch = {'image': random_images(64), 'label': torch.randint(0, 10, (64,))}
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
     for _ in range(60):
         sums = net(**batch)
@@ -215,112 +157,353 @@ def test_a_narrow_one_learns_64_pictures_by_heart():
         optimizer.step()
     with torch.no_grad():
         metrics = net.metrics(net(**batch))
-    assert metrics['accuracy'] == 1 and metrics['loss'] < 0.1
+    assert metrics['accuracy'] == 1
+    assert metrics['loss'] < 0.1
 
 
-# --- what both do
+# --- residual networks
+
+def test_every_choice_of_arch_is_a_row_of_the_table():
+    choices = get_args(resnet.Config.__annotations__['arch'])
+    assert set(choices) == set(resnet.ARCHITECTURES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize('arch', PARAMETERS)
+def test_the_numbers_of_parameters_and_layers_are_those_published(arch):
+    with torch.device('meta'):
+        net = resnet.Model(resnet.Config(arch=arch))
+    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[arch]
+    layers = [m for name, m in net.named_modules() if 'shortcut' not in name]
+    depth = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in layers)
+    assert arch == f'resnet{depth}'
+
+
+@pytest.mark.parametrize('arch', PARAMETERS)
+@torch.no_grad()
+def test_each_stage_but_the_first_halves_the_image_and_doubles_the_width_in_its_first_block(arch):
+    torch.manual_seed(0)
+    net = resnet.Model(resnet.Config(arch=arch)).eval()
+    nn.init.normal_(net.head.weight)
+    outputs = []
+    for block in net.blocks:
+        block.register_forward_hook(lambda module, args, output: outputs.append(output))
+    logits = net.forward_single(torch.randn(1, 3, 32, 32))
+    expected = []
+    first = {'resnet18': 64, 'resnet34': 64, 'resnet50': 256}.get(arch, 16)     # channels of the first stage
+    depths = resnet.ARCHITECTURES[arch][2]
+    for stage, depth in enumerate(depths):
+        expected += depth * [(1, first * 2**stage, 32 // 2**stage, 32 // 2**stage)]
+    assert [output.shape for output in outputs] == expected
+    assert torch.allclose(logits, net.head(outputs[-1].mean((2, 3))), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('arch, kind', [('resnet20', resnet.ZeroPadShortcut), ('resnet18', nn.Sequential),
+                                        ('resnet50', nn.Sequential)])
+def test_a_shortcut_is_the_identity_unless_the_shape_changes(arch, kind):
+    with torch.device('meta'):
+        net = resnet.Model(resnet.Config(arch=arch))
+    changes = 0
+    for block in net.blocks:
+        x = torch.empty(1, block.conv1.in_channels, 8, 8, device='meta')
+        shape_changes = block(x).shape != x.shape
+        assert type(block.shortcut) is (kind if shape_changes else nn.Identity)
+        changes += shape_changes
+    assert changes == {'resnet20': 2, 'resnet18': 3, 'resnet50': 4}[arch]
+
+
+def reference_branch(block, in_channels, width, stride):
+    """Return the convolutions of a block as a sequence of torch's own layers."""
+    def layer(in_channels, out_channels, size, stride=1):
+        conv = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)
+        return [conv, nn.BatchNorm2d(out_channels), nn.ReLU()]
+
+    if block is resnet.BasicBlock:
+        layers = layer(in_channels, width, 3, stride) + layer(width, width, 3)
+    else:
+        layers = layer(in_channels, width, 1) + layer(width, width, 3, stride) + layer(width, 4 * width, 1)
+    return nn.Sequential(*layers[:-1])          # the last ReLU comes after the sum
+
+
+def zero_pad(x):
+    """Return the shortcut without parameters, pixel by pixel."""
+    B, C, H, W = x.shape
+    out = torch.zeros(B, 2 * C, math.ceil(H / 2), math.ceil(W / 2))
+    for b, c, i, j in itertools.product(range(B), range(C), range(0, H, 2), range(0, W, 2)):
+        out[b, c, i // 2, j // 2] = x[b, c, i, j]
+    return out
+
+
+def reference_shortcut(shortcut, training):
+    """Return what computes the same as a block's shortcut."""
+    if isinstance(shortcut, nn.Identity):
+        return lambda x: x
+    if isinstance(shortcut, resnet.ZeroPadShortcut):
+        return zero_pad
+    conv = shortcut[0]
+    theirs = nn.Conv2d(conv.in_channels, conv.out_channels, 1, conv.stride, bias=False)
+    theirs = nn.Sequential(theirs, nn.BatchNorm2d(conv.out_channels)).train(training)
+    theirs.load_state_dict(shortcut.state_dict())
+    return theirs
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('kind, width, stride, shortcut', [
+    (resnet.BasicBlock, 6, 1, nn.Identity),
+    (resnet.BasicBlock, 12, 2, resnet.ZeroPadShortcut),
+    (resnet.BasicBlock, 8, 2, nn.Sequential),
+    (resnet.Bottleneck, 8, 1, nn.Sequential),
+    (resnet.Bottleneck, 8, 2, nn.Sequential)])
+def test_a_block_and_its_gradient_are_those_of_torchs_layers(kind, width, stride, shortcut, training):
+    torch.manual_seed(0)
+    in_channels = 6
+    out_channels = kind.expansion * width
+    name = 'zero-pad' if shortcut is resnet.ZeroPadShortcut else 'projection'
+    made = resnet.make_shortcut(name, in_channels, out_channels, stride)
+    assert type(made) is shortcut
+    block = randomize(kind(in_channels, width, stride, made)).train(training)
+
+    branch = reference_branch(kind, in_channels, width, stride).train(training)
+    weights = [value for name, value in block.state_dict().items() if 'shortcut' not in name]
+    branch.load_state_dict(dict(zip(branch.state_dict(), weights, strict=True)))
+    other = reference_shortcut(block.shortcut, training)
+
+    x = torch.randn(3, in_channels, 7, 5)
+    y = block(x)
+    expected = F.relu(branch(x) + other(x))
+    assert y.shape == (3, out_channels, math.ceil(7 / stride), math.ceil(5 / stride))
+    assert (y - expected).abs().max() < 1e-5
+    assert (expected > 0).any()
+
+    direction = torch.randn_like(y)
+    (y * direction).sum().backward()
+    (expected * direction).sum().backward()
+    ours = [p for name, p in block.named_parameters() if 'shortcut' not in name]
+    for p, q in zip(ours, branch.parameters(), strict=True):
+        assert (p.grad - q.grad).abs().max() < 1e-4 * (1 + q.grad.abs().max())
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('arch', ['resnet20', 'resnet18', 'resnet50'])
+@torch.no_grad()
+def test_every_block_starts_as_its_shortcut(arch, training):
+    torch.manual_seed(0)
+    net = resnet.Model(resnet.Config(arch=arch)).train(training)
+    x = torch.rand(2, net.conv.out_channels, 8, 8)          # not negative, like the output of a ReLU
+    for block in net.blocks:
+        y = block(x)
+        assert torch.equal(y, F.relu(block.shortcut(x)))
+        if isinstance(block.shortcut, nn.Identity):
+            assert torch.equal(y, x)
+        x = y
+
+
+def test_filters_have_the_standard_deviation_of_he_initialisation():
+    torch.manual_seed(0)
+    net = resnet.Model(resnet.Config(arch='resnet18'))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
+            assert abs(module.weight.mean().item()) < 0.1 * math.sqrt(2 / fan_out)
+
+
+def test_an_unknown_arch_raises_an_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match='resnet19') as error:
+        resnet.Config(arch='resnet19')
+    for arch in PARAMETERS:
+        assert arch in str(error.value)
+
+
+def test_train_with_an_unknown_arch_ends_with_code_2_and_the_list(launch, tmp_path):
+    image_data(tmp_path / 'x')
+    code, text = launch('train.py', '--model=resnet', '--arch=resnet19', f'--dataset={tmp_path}/x',
+                        f'--out_dir={tmp_path}/run')
+    assert code == 2, text
+    assert 'Traceback' not in text
+    assert not (tmp_path / 'run').exists()
+    for arch in PARAMETERS:
+        assert arch in text
+
+
+# --- both
 
 @pytest.mark.parametrize('C', [1, 3, 4])
 @pytest.mark.parametrize('name, H, W', [
     ('resnet', 8, 8), ('resnet', 28, 28), ('resnet', 33, 17),
-    ('cnn', 9, 9), ('cnn', 28, 28), ('cnn', 33, 17)])       # the least that three halvings leave a pixel of
-def test_images_of_any_size_and_number_of_channels(name, H, W, C):
+    ('cnn', 9, 9), ('cnn', 28, 28), ('cnn', 33, 17)])
+def test_images_may_have_any_size_and_number_of_channels(name, H, W, C):
     net = make(name, channels=C, mean=(0.5,) * C, std=(0.25,) * C, n_class=7)
-    batch = {'image': images(4, C, H, W), 'label': torch.arange(4)}
-    assert net.logits(batch['image']).shape == (4, 7)
-    net(**batch)['loss'].backward()
-    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
-    assert torch.isfinite(net.eval().logits(batch['image'][:1])).all()
+    image = random_images(4, C, H, W)
+    assert net.logits(image).shape == (4, 7)
+    net(image, torch.arange(4))['loss'].backward()
+    for p in net.parameters():
+        assert torch.isfinite(p.grad).all()
+    assert torch.isfinite(net.eval().logits(image[:1])).all()
 
 
 @pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
-def test_images_are_normalised_as_the_data_set_says(name):
-    net, seen = make(name, mean=(0.5, 0.25, 0.75), std=(0.1, 0.2, 0.3)), []
-    net.look = lambda x: seen.append(x) or x.mean((2, 3))
-    image = images(2)
-    net.logits(image)
-    for c, (mean, std) in enumerate(zip((0.5, 0.25, 0.75), (0.1, 0.2, 0.3))):
-        expected = (image[:, c].double() / 255 - mean) / std
-        assert torch.allclose(seen[0][:, c].double(), expected, atol=1e-5)
+def test_images_are_normalised_with_the_mean_and_std_of_each_channel(name, monkeypatch):
+    means = (0.5, 0.25, 0.75)
+    stds = (0.1, 0.2, 0.3)
+    net = make(name, mean=means, std=stds)
+    monkeypatch.setattr(net, 'forward_single', lambda x: x)
+    image = random_images(2)
+    normalised = net.logits(image)
+    for c in range(3):
+        expected = (image[:, c].double() / 255 - means[c]) / stds[c]
+        assert torch.allclose(normalised[:, c].double(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
-def test_the_mirrored_image_counts_in_evaluation_alone(name):
-    plain, both, image = make(name), make(name, tta='flip'), images(5)
-    assert torch.equal(both.train().logits(image), plain.train().logits(image))
-    plain.eval(), both.eval()
+def test_flip_averages_the_logits_of_the_image_and_its_mirror_image(name):
+    plain = make(name).eval()
+    flip = make(name, tta='flip').eval()
+    image = random_images(5)
     expected = (plain.logits(image) + plain.logits(image.flip(3))) / 2
-    assert torch.allclose(both.logits(image), expected, atol=1e-5)
-    assert not torch.allclose(both.logits(image), plain.logits(image), atol=1e-2)
+    assert torch.allclose(flip.logits(image), expected, atol=1e-5)
+    assert not torch.allclose(flip.logits(image), plain.logits(image), atol=1e-2)
 
 
 @pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
-def test_an_evaluation_says_how_many_views_it_averaged(name):
-    for tta, n in ('none', 1), ('flip', 2), ('crop', 6):
-        net = make(name, tta=tta).eval()
-        assert net.metrics(net(images(2), torch.tensor([1, 2])))['views'] == n
-        assert 'views' not in net.metrics(net.train()(images(2), torch.tensor([1, 2])))
-
-
-@pytest.mark.parametrize('name', SMALL)
-@torch.no_grad()
-def test_crops_are_the_image_and_its_two_shifts_each_mirrored(name):
-    plain, crops, image = make(name).eval(), make(name, tta='crop').eval(), images(5)
+def test_crop_averages_the_logits_of_the_image_and_two_shifts_each_with_its_mirror_image(name):
+    plain = make(name).eval()
+    crop = make(name, tta='crop').eval()
+    image = random_images(5)
     n = image.size(3)
-    pixels = [1, *range(n), n - 2]                      # reflected at the border
-    views = [image[:, :, pixels[i:i + n]][:, :, :, pixels[i:i + n]] for i in (1, 2, 0)]
-    expected = sum(plain.logits(view) + plain.logits(view.flip(3)) for view in views) / 6
-    assert torch.allclose(crops.logits(image), expected, atol=1e-5)
-    assert torch.equal(crops.train().logits(image), plain.train().logits(image))
+    padded = [1, *range(n), n - 2]                          # pixels of an axis, reflected at the border
+    total = 0
+    for start in (0, 1, 2):                                 # down and right, unmoved, up and left
+        pixels = padded[start:start + n]
+        view = image[:, :, pixels][:, :, :, pixels]
+        total = total + plain.logits(view) + plain.logits(view.flip(3))
+    assert torch.allclose(crop.logits(image), total / 6, atol=1e-5)
+    assert not torch.allclose(crop.logits(image), plain.logits(image), atol=1e-2)
 
 
-TRUE, PREDICTED = [0, 0, 1, 1, 1, 3, 3], [0, 3, 1, 1, 0, 3, 3]         # nothing is of class 2
+@pytest.mark.parametrize('tta', ['flip', 'crop'])
+@pytest.mark.parametrize('name', SMALL)
+@torch.no_grad()
+def test_training_sees_one_view(name, tta):
+    image = random_images(5)
+    assert torch.equal(make(name, tta=tta).logits(image), make(name).logits(image))
+
+
+@pytest.mark.parametrize('tta, n', [('none', 1), ('flip', 2), ('crop', 6)])
+@pytest.mark.parametrize('name', SMALL)
+@torch.no_grad()
+def test_the_metrics_of_an_evaluation_have_the_number_of_views(name, tta, n, monkeypatch):
+    net = make(name, tta=tta, n_class=3)
+    views = []
+
+    def forward_single(x):
+        views.append(x)
+        return x.mean((2, 3))                               # three channels instead of three logits
+
+    monkeypatch.setattr(net, 'forward_single', forward_single)
+    image = random_images(2)
+    label = torch.tensor([1, 2])
+    assert 'views' not in net.metrics(net(image, label))    # training
+    views.clear()
+    net.eval()
+    assert net.metrics(net(image, label))['views'] == len(views) == n
+
+
+TRUE = [0, 0, 1, 1, 1, 3, 3]                                # no image has class 2
+PREDICTED = [0, 3, 1, 1, 0, 3, 3]
 
 
 @pytest.mark.parametrize('cut', [0, 1, 3])
 @pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
-def test_metrics_are_numpys_however_the_rows_are_shared(name, cut):
+def test_metrics_are_those_of_numpy_however_the_rows_are_split(name, cut, monkeypatch):
     net = make(name, n_class=4, label_smoothing=0.2).eval()
     logits = torch.randn(7, 4) + 9 * F.one_hot(torch.tensor(PREDICTED), 4)
-    net.logits = lambda image: logits[image[:, 0, 0, 0].long()]
-    image, label = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1), torch.tensor(TRUE)
-    shares = [slice(None, cut), slice(cut, None)] if cut else [slice(None)]
-    sums = [net(image[share], label[share]) for share in shares]
-    metrics = net.metrics({key: sum(part[key].double() for part in sums) for key in sums[0]})
+    monkeypatch.setattr(net, 'logits', lambda image: logits[image.flatten().long()])
+    image = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1)     # an image is the number of its row
+    label = torch.tensor(TRUE)
+    parts = [slice(0, cut), slice(cut, 7)] if cut else [slice(0, 7)]
+    sums = [net(image[part], label[part]) for part in parts]
+    total = {key: sum(part[key].double() for part in sums) for key in sums[0]}
+    metrics = net.metrics(total)
+
     confusion = np.zeros((4, 4))
     np.add.at(confusion, (TRUE, PREDICTED), 1)
-    assert np.array_equal(metrics['confusion'], confusion) and confusion[1].tolist() == [1, 2, 0, 0]
+    assert np.array_equal(metrics['confusion'], confusion)
+    assert confusion[1].tolist() == [1, 2, 0, 0]
     assert metrics['accuracy'].item() == pytest.approx(5 / 7)
     assert metrics['class_accuracy'].tolist() == pytest.approx([1 / 2, 2 / 3, 0, 1])
-    shifted = logits.double().numpy() - logits.double().numpy().max(1, keepdims=True)
-    logp = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    assert metrics['loss'].item() == pytest.approx(-logp[np.arange(7), TRUE].mean(), rel=1e-5)
-    assert 'confusion' not in net.train()(image, label)
+    scores = logits.double().numpy()
+    log_p = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    assert metrics['loss'].item() == pytest.approx(-log_p[np.arange(7), TRUE].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize('name', SMALL)
 @torch.no_grad()
-def test_label_smoothing_is_minimised_and_never_reported(name):
-    net, label = make(name, label_smoothing=0.2), torch.tensor([1, 7, 3, 0, 9])
-    sums, logp = net(images(5), label), net.logits(images(5)).log_softmax(1)
-    nll = F.nll_loss(logp, label, reduction='sum')
-    assert sums['loss'].item() == pytest.approx((0.8 * nll - 0.2 * logp.mean(1).sum()).item(), rel=1e-5)
-    assert net.metrics(sums)['loss'].item() == pytest.approx(nll.item() / 5, rel=1e-5)
-    assert sums['loss'].item() != pytest.approx(nll.item(), rel=1e-3)
-    plain = make(name)(images(5), label)
-    assert torch.equal(plain['loss'], plain['nll'])
+def test_only_an_evaluation_counts_confusions(name):
+    net = make(name)
+    image = random_images(2)
+    label = torch.tensor([1, 2])
+    assert 'confusion' not in net(image, label)
+    assert net.eval()(image, label)['confusion'].sum() == 2
 
 
 @pytest.mark.parametrize('name', SMALL)
-@pytest.mark.parametrize('fields, words', [
-    (dict(n_class=0), 'n_class'), (dict(channels=0, mean=(), std=()), 'channels'),
-    (dict(label_smoothing=1.0), 'label_smoothing'), (dict(channels=1), 'std of 3, channels is 1'),
-    (dict(mean=(0.5,)), 'mean is of 1 .*channels is 3'),
-    (dict(std=(0.5,)), 'std of 1, channels is 3')])
-def test_impossible_configs_are_refused(name, fields, words):
-    with pytest.raises(ValueError, match=words):
+@torch.no_grad()
+def test_label_smoothing_is_in_the_loss_that_is_minimised_and_not_in_the_reported_one(name):
+    net = make(name, label_smoothing=0.2)
+    image = random_images(5)
+    label = torch.tensor([1, 7, 3, 0, 9])
+    sums = net(image, label)
+    log_p = net.logits(image).log_softmax(1)
+    nll = F.nll_loss(log_p, label, reduction='sum')
+    smoothed = 0.8 * nll - 0.2 * log_p.mean(1).sum()        # the target is 0.8 one-hot + 0.2 uniform
+    assert sums['loss'].item() == pytest.approx(smoothed.item(), rel=1e-5)
+    assert sums['loss'].item() != pytest.approx(nll.item(), rel=1e-3)
+    assert net.metrics(sums)['loss'].item() == pytest.approx(nll.item() / 5, rel=1e-5)
+
+
+@pytest.mark.parametrize('name', SMALL)
+@torch.no_grad()
+def test_without_label_smoothing_the_loss_is_the_negative_log_likelihood(name):
+    sums = make(name)(random_images(5), torch.tensor([1, 7, 3, 0, 9]))
+    assert torch.equal(sums['loss'], sums['nll'])
+
+
+# --- check(config)
+
+@pytest.mark.parametrize('name, fields, message', [
+    ('cnn', dict(n_class=0), 'n_class'),
+    ('cnn', dict(channels=0, mean=(), std=()), 'channels'),
+    ('cnn', dict(width=0), 'width must be at least 1, got 0'),
+    ('cnn', dict(label_smoothing=1.0), r'label_smoothing must be in \[0, 1\), got 1.0'),
+    ('cnn', dict(label_smoothing=-0.1), 'label_smoothing'),
+    ('cnn', dict(channels=1), 'channels is 1, mean has 3, std 3'),
+    ('cnn', dict(mean=(0.5,)), 'channels is 3, mean has 1, std 3'),
+    ('cnn', dict(std=(0.5,)), 'channels is 3, mean has 3, std 1'),
+    ('cnn', dict(size=(8, 28)), r'\(8, 28\) pixels are too small: expected at least 9 x 9'),
+    ('resnet', dict(n_class=0), 'n_class'),
+    ('resnet', dict(channels=0, mean=(), std=()), 'channels'),
+    ('resnet', dict(label_smoothing=1.0), 'label_smoothing'),
+    ('resnet', dict(label_smoothing=-0.1), 'label_smoothing'),
+    ('resnet', dict(channels=1), 'channels is 1, mean has 3, std 3'),
+    ('resnet', dict(std=(0.5,)), 'channels is 3, mean has 3, std 1')])
+def test_an_impossible_config_raises_an_error(name, fields, message):
+    with pytest.raises(ValueError, match=message):
         import_module(f'models.{name}').Config(**fields)
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_an_error_has_a_line_for_every_problem(name):
+    with pytest.raises(ValueError) as error:
+        import_module(f'models.{name}').Config(n_class=0, label_smoothing=1.0, std=(0.5,))
+    lines = str(error.value).split('\n')
+    assert len(lines) == 3
+    for line, field in zip(lines, ('n_class', 'label_smoothing', 'std')):
+        assert field in line
+
+
+def test_the_smallest_image_of_the_small_network_is_9_x_9():
+    cnn.Config(size=(9, 9))

@@ -10,10 +10,16 @@ import tiktoken
 import torch
 from torch import nn
 
-import configurator, data, run
+import configurator
+import data
 from conftest import ROOT, TINY, events, losses, until
-from data import bpe, tokenizer
-from test_augment import pictures
+from core import checkpoint, errors, machine
+from core import run as run_module
+from core.checkpoint import FORMAT, find_checkpoint, latest_checkpoint, load, load_checkpoint, save_checkpoint
+from core.errors import UserError
+from core.facts import command
+from data import bpe, tokenizers
+from conftest import image_data
 
 PREPARE = '''
 import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
@@ -44,9 +50,9 @@ def whole(launch, argv, tmp_path):
 
 def forwards(happen, model='gpt'):
     """For patches: from now on happen(net, call, sums) gives what a forward pass returns. `call` is its
-    number in training, from 1 on (the step, if that has one micro-batch), or 0 in evaluation and where FLOPs
-    are counted, before the first step."""
-    Model, calls = import_module(f'models.{model}').Model, itertools.count()
+    number in training, from 1 on (the step, if that has one micro-batch), 0 in evaluation, -1 where FLOPs are
+    counted, before the first step."""
+    Model, calls = import_module(f'models.{model}').Model, itertools.chain([-1], itertools.count(1))
     forward = Model.forward
 
     @functools.wraps(forward)           # train.py reads the names of its arguments
@@ -68,7 +74,7 @@ def same(a, b):
 
 def outcome(folder):
     """What no interruption may change: the losses of all steps and evaluations, and what was saved last."""
-    state = run.read(folder / 'last.pt')
+    state = load_checkpoint(folder / 'last.pt')
     evaluated = [(line['step'], line['loss']) for line in events(folder, 'eval')]
     return {'train': losses(folder), 'eval': evaluated,
             **{key: state[key] for key in ('model', 'ema', 'optimizers', 'best', 'step', 'done')}}
@@ -106,8 +112,8 @@ def test_killed_20_times_while_saving_there_is_a_whole_checkpoint(start, launch,
         process.kill()
         assert process.wait() == -9
         midway += bool([*out.glob('*.pt.tmp')])
-        assert run.latest(out)[0]['step'] > 0
-        assert run.read(out / 'best.pt')['step'] > 0
+        assert latest_checkpoint(out)[0]['step'] > 0
+        assert load_checkpoint(out / 'best.pt')['step'] > 0
     assert midway > 2                           # the kills did come while files were written
     for name in 'killed', 'straight':
         code, text = launch('train.py', *argv(name), *more)
@@ -143,7 +149,7 @@ def test_a_signal_saves_within_two_steps_and_the_same_command_goes_on(start, lau
     started = started if ranks else [started]
     codes, text = {process.wait() for process in started}, started[0].text
     assert codes <= {130, 143} and 128 + number in codes and 'to go on: python' in text, text
-    step = run.read(tmp_path / 'a/last.pt')['step']
+    step = load_checkpoint(tmp_path / 'a/last.pt')['step']
     assert (call or 10) <= step <= (call or 10) + 2 and max(losses(tmp_path / 'a')) == step
     code, text = launch('train.py', *argv('a'), ranks=after)
     assert code == 0 and f'at step {step}' in text, text
@@ -195,7 +201,7 @@ def test_a_preparation_cut_short_leaves_no_data_set_and_a_second_completes_it(la
 
 def disk_full():
     """Patched into a child: no file may grow beyond 4 KB while a checkpoint of FULL is written."""
-    write, hard = run.write, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    write, hard = run_module.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
     def limited(path, state):
         old = path.read_bytes() if path.exists() else None
@@ -208,7 +214,7 @@ def disk_full():
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
             assert not full or (path.read_bytes() if path.exists() else None) == old
             assert not [*path.parent.glob('*.tmp')]
-    run.write = limited
+    run_module.save_checkpoint = limited
 
 
 def test_a_full_disk_costs_nothing_but_the_checkpoints_of_its_time(launch, argv, tmp_path, record_property):
@@ -217,35 +223,35 @@ def test_a_full_disk_costs_nothing_but_the_checkpoints_of_its_time(launch, argv,
     failed = text.count('could not be saved')
     record_property('injected', failed)
     assert code == 0 and failed >= 3 and len(losses(tmp_path / 'a')) == 30, text
-    assert run.read(tmp_path / 'a/last.pt')['done'] and run.read(tmp_path / 'a/best.pt')['step'] > 20
+    assert load_checkpoint(tmp_path / 'a/last.pt')['done'] and load_checkpoint(tmp_path / 'a/best.pt')['step'] > 20
 
 
 def test_only_a_failing_final_save_is_a_failure(launch, argv, tmp_path, whole):
     code, text = launch('train.py', *argv('a'), env={'PATCH': 'test_faults.disk_full', 'FULL': 'the end'})
     assert code == 4 and 'could not be saved' in text and 'Traceback' not in text, text
-    state = run.read(tmp_path / 'a/last.pt')
+    state = load_checkpoint(tmp_path / 'a/last.pt')
     assert state['step'] == 20 and not state['done']
     code, text = launch('train.py', *argv('a'))
-    assert code == 0 and run.read(tmp_path / 'a/last.pt')['done'], text
+    assert code == 0 and load_checkpoint(tmp_path / 'a/last.pt')['done'], text
     assert losses(tmp_path / 'a') == whole
 
 
 def log_full():
     """Patched into a child: the disk is full for the log alone."""
-    opened = run.Run.open
+    opened = run_module.Run.open
 
     def open_and_fill(self, *args, **facts):
         opened(self, *args, **facts)
         (self.path / 'log.jsonl').unlink()
         (self.path / 'log.jsonl').symlink_to('/dev/full')
-    run.Run.open = open_and_fill
+    run_module.Run.open = open_and_fill
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
 def test_a_log_that_cannot_be_written_is_said_once(launch, argv, tmp_path):
     code, text = launch('train.py', *argv('a'), env={'PATCH': 'test_faults.log_full'})
     assert code == 0 and text.count('cannot be written') == 1, text
-    assert run.read(tmp_path / 'a/last.pt')['done']
+    assert load_checkpoint(tmp_path / 'a/last.pt')['done']
 
 
 @pytest.mark.parametrize('place', ['/dev/null/a', '/proc/a'])
@@ -273,7 +279,7 @@ def tiny_files():
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EFBIG])
 def test_any_other_write_that_the_disk_refuses_is_told_in_a_line(number, capsys):
     with pytest.raises(SystemExit) as end:
-        configurator.explain(OSError, OSError(number, os.strerror(number), 'raw/a.jpg'), None)
+        errors.excepthook(OSError, OSError(number, os.strerror(number), 'raw/a.jpg'), None)
     assert end.value.code == 4
     assert capsys.readouterr().err == f'raw/a.jpg cannot be written: {os.strerror(number)}\n'
 
@@ -282,10 +288,10 @@ def test_any_other_write_that_the_disk_refuses_is_told_in_a_line(number, capsys)
 
 def small(path, **changes):
     """A checkpoint of two kilobytes."""
-    state = {'format': run.FORMAT, 'model': {'w': torch.tensor([1.0, -2.5])}, 'ema': [torch.ones(1)],
+    state = {'format': FORMAT, 'model': {'w': torch.tensor([1.0, -2.5])}, 'ema': [torch.ones(1)],
              'optimizers': [{'state': {0: {'step': torch.tensor(7.0)}}, 'param_groups': [{'lr': 1e-3}]}],
              'step': 7, 'keys': {'model': 'gpt'}, 'config': {'n_layer': 1}, 'tokenizer': None, 'done': False}
-    run.write(path, state | changes)
+    save_checkpoint(path, state | changes)
     return state | changes
 
 
@@ -297,13 +303,13 @@ def test_every_single_bit_that_flips_is_found_or_changes_no_value(tmp_path, reco
         for i, byte in itertools.product(range(8), range(len(raw))):
             os.pwrite(file.fileno(), bytes([raw[byte] ^ 1 << i]), byte)
             try:
-                assert same(run.read(path), state), f'bit {i} of byte {byte}'
-            except configurator.Refused as error:
+                assert same(load_checkpoint(path), state), f'bit {i} of byte {byte}'
+            except UserError as error:
                 assert str(path) in str(error)
                 found += 1
             os.pwrite(file.fileno(), raw[byte:byte + 1], byte)
     record_property('injected', 8 * len(raw))
-    assert same(run.read(path), state) and found > 4 * len(raw)
+    assert same(load_checkpoint(path), state) and found > 4 * len(raw)
 
 
 def test_every_cut_is_found_in_a_checkpoint(tmp_path, record_property):
@@ -313,8 +319,8 @@ def test_every_cut_is_found_in_a_checkpoint(tmp_path, record_property):
     record_property('injected', len(raw))
     for size in range(len(raw)):
         path.write_bytes(raw[:size])
-        with pytest.raises(configurator.Refused, match='small.pt is not a whole checkpoint'):
-            run.read(path)
+        with pytest.raises(UserError, match='small.pt is not a whole checkpoint'):
+            load_checkpoint(path)
 
 
 @pytest.mark.parametrize('size', [0, 999])
@@ -323,13 +329,13 @@ def test_what_the_disk_lost_is_found_on_reading_back(tmp_path, monkeypatch, size
     monkeypatch.setattr(os, 'fsync', lambda file: os.ftruncate(file, size))
     with pytest.raises(ValueError):             # of which a run says that it could not save, and goes on
         small(tmp_path / 'last.pt', step=8)
-    assert same(run.read(tmp_path / 'last.pt'), state) and os.listdir(tmp_path) == ['last.pt']
+    assert same(load_checkpoint(tmp_path / 'last.pt'), state) and os.listdir(tmp_path) == ['last.pt']
 
 
 @pytest.mark.parametrize('line', ['7', '{"step": "x"}', '{"step": null}', '{"step": 3', '[]', '\ufffd'])
 def test_a_line_of_the_log_that_is_damaged_is_of_no_step(line):
-    assert run.recorded(f'{line}\n') == math.inf and run.recorded('{"step": 3}') == math.inf
-    assert run.recorded('{"step": 3}\n') == 3 and run.recorded('{"event": "done"}\n') == 0
+    assert run_module.logged_step(f'{line}\n') == math.inf and run_module.logged_step('{"step": 3}') == math.inf
+    assert run_module.logged_step('{"step": 3}\n') == 3 and run_module.logged_step('{"event": "done"}\n') == 0
 
 
 def test_damage_of_both_last_checkpoints_is_told_and_nothing_is_touched(launch, argv, tmp_path):
@@ -356,7 +362,7 @@ class Hostile:
 def test_a_hostile_checkpoint_is_refused_and_nothing_executed(launch, argv, tmp_path, modern):
     (tmp_path / 'a').mkdir()
     path, touched = tmp_path / 'a/last.pt', tmp_path / 'touched'
-    torch.save({'format': run.FORMAT, 'model': Hostile(touched)}, path,
+    torch.save({'format': FORMAT, 'model': Hostile(touched)}, path,
                _use_new_zipfile_serialization=modern)
     for command in (['train.py', *argv('a')], ['train.py', *argv('b'), f'--init_from={path}'],
                     ['sample.py', f'--out_dir={path}']):
@@ -373,15 +379,15 @@ def test_a_checkpoint_of_other_data_or_shapes_is_refused_with_what_differs(launc
     data.save(toy, other, {'tokens': 'stream'}, {'vocab_size': 13})
     code, text = launch('train.py', *argv('a'), '--init_from=resume', '--max_iters=30')
     assert code == 3 and 'is not what' in text and text.endswith('--init_from=scratch\n'), text
-    state = run.read(tmp_path / 'a/best.pt')
+    state = load_checkpoint(tmp_path / 'a/best.pt')
     state['config']['n_embd'] = 32
-    run.write(tmp_path / 'x.pt', state)
+    save_checkpoint(tmp_path / 'x.pt', state)
     code, text = launch('sample.py', f'--out_dir={tmp_path}/x.pt')
     assert code == 2 and 'embed.weight: the model has (11, 32), the checkpoint (11, 16)' in text, text
 
 
 def test_weights_of_another_model_are_refused_with_both_lists(launch, argv, tmp_path):
-    pictures(tmp_path / 'pictures')
+    image_data(tmp_path / 'pictures')
     assert launch('train.py', *argv('a'))[0] == 0
     code, text = launch('train.py', '--model=cnn', '--width=4', '--batch_size=8', '--device=cpu',
                         f'--dataset={tmp_path}/pictures', f'--init_from={tmp_path}/a',
@@ -394,10 +400,10 @@ def test_weights_of_another_model_are_refused_with_both_lists(launch, argv, tmp_
 def test_a_checkpoint_of_every_format_is_read_or_refused_in_words(launch, tmp_path):
     path = ROOT / 'tests/format_1.pt'           # what this format was; a new one needs a file of its own
     code, text = launch('sample.py', f'--out_dir={path}', '--start=ab', '--max_new_tokens=10')
-    assert code == 0 and run.FORMAT == 1 or code == 2 and 'format 1' in text, text
+    assert code == 0 and FORMAT == 1 or code == 2 and 'format 1' in text, text
     small(tmp_path / 'x.pt', format=0)
     code, text = launch('sample.py', f'--out_dir={tmp_path}/x.pt')
-    assert code == 2 and 'is of format 0, this code reads' in text, text
+    assert code == 2 and 'has format 0, this code reads' in text, text
 
 
 def dynamo_alone():
@@ -409,13 +415,13 @@ def dynamo_alone():
 def test_a_checkpoint_saved_under_compile_goes_on_eager_and_back(launch, argv, tmp_path):
     found, env = {}, {'PATCH': 'test_faults.dynamo_alone'}
     for name, first in ('a', True), ('b', False):
-        more = ['--schedule=constant', '--warmup_iters=0']
+        more = ['--schedule=constant', '--warmup_fraction=0']
         code, text = launch('train.py', *argv(name), *more, '--max_iters=10', f'--compile={first}', env=env)
         assert code == 0 and 'failed' not in text, text
-        keys = [*run.read(tmp_path / name / 'last.pt')['model']]
+        keys = [*load_checkpoint(tmp_path / name / 'last.pt')['model']]
         code, text = launch('train.py', *argv(name), f'--compile={not first}', '--init_from=resume', env=env)
         assert code == 0 and 'failed' not in text, text
-        assert [*run.read(tmp_path / name / 'last.pt')['model']] == keys and keys[0].startswith('embed')
+        assert [*load_checkpoint(tmp_path / name / 'last.pt')['model']] == keys and keys[0].startswith('embed')
         found[name] = losses(tmp_path / name)
     assert len(found['a']) == 20 and found['a'] == pytest.approx(found['b'], abs=1e-4)
 
@@ -447,7 +453,7 @@ def trained(state):
 def test_a_step_that_is_not_finite_leaves_no_trace(launch, argv, tmp_path, place, value, model, dtype):
     more = [f'--dtype={dtype}', '--optimizer=muon', '--keep_interval=1', '--ema=0.9', '--max_iters=5']
     if model == 'cnn':
-        pictures(tmp_path / 'pictures')
+        image_data(tmp_path / 'pictures')
         more += ['--model=cnn', '--width=4', f'--dataset={tmp_path}/pictures']
     command = [a for a in argv('a') if model == 'gpt' or not a.startswith(('--n_', '--block', '--dropout'))]
     env = {'PATCH': 'test_faults.not_finite', 'MODEL': model, 'PLACE': place, 'VALUE': str(value),
@@ -455,19 +461,19 @@ def test_a_step_that_is_not_finite_leaves_no_trace(launch, argv, tmp_path, place
     code, text = launch('train.py', *command, *more, env=env)
     assert code == 0, text
     assert [line['step'] for line in events(tmp_path / 'a') if line['skipped']] == [3]
-    two, three, four = (run.read(tmp_path / f'a/step_{n}.pt') for n in (2, 3, 4))
+    two, three, four = (load_checkpoint(tmp_path / f'a/step_{n}.pt') for n in (2, 3, 4))
     assert same(trained(two), trained(three)) and not same(trained(three), trained(four))
     assert len(two['optimizers']) == 2 and three['step'] == 3
     assert three['scale'] == two['scale'] * (0.5 if dtype == 'float16' else 1)
 
 
 def test_an_average_of_weights_has_batch_norms_of_its_own(launch, argv, tmp_path):
-    pictures(tmp_path / 'pictures')
+    image_data(tmp_path / 'pictures')
     command = [a for a in argv('a') if not a.startswith(('--n_', '--block', '--dropout'))]
     more = ['--model=cnn', '--width=4', f'--dataset={tmp_path}/pictures', '--ema=0.9', '--max_iters=5']
     code, text = launch('train.py', *command, *more)
     assert code == 0, text
-    best, last = (run.read(tmp_path / f'a/{name}.pt') for name in ('best', 'last'))
+    best, last = (load_checkpoint(tmp_path / f'a/{name}.pt') for name in ('best', 'last'))
     for name in 'head.weight', 'norm.running_mean', 'groups.1.norm2.running_var':
         average, now = best['model'][name], last['model'][name]
         assert not torch.equal(average, now)
@@ -482,11 +488,11 @@ def test_without_an_end_it_is_exit_6_and_the_last_good_checkpoint_stays(launch, 
                             '--max_iters=30', env=env)
         assert code == 6 and 'diverged' in text and '--learning_rate' in text, text
         assert max(losses(tmp_path / dtype)) == last
-        state, path = run.latest(tmp_path / dtype)
+        state, path = latest_checkpoint(tmp_path / dtype)
         assert all(weights.isfinite().all() for weights in state['model'].values())
-        assert run.read(tmp_path / dtype / 'best.pt')['step'] == 2
+        assert load_checkpoint(tmp_path / dtype / 'best.pt')['step'] == 2
     launch('train.py', *argv('two'), '--eval_interval=2', '--max_iters=30', '--keep_interval=2')
-    saved, expected = (run.read(tmp_path / name) for name in ('float32/last.pt', 'two/step_2.pt'))
+    saved, expected = (load_checkpoint(tmp_path / name) for name in ('float32/last.pt', 'two/step_2.pt'))
     assert same(trained(saved), trained(expected))
 
 
@@ -497,10 +503,10 @@ def spike():
 
 def test_a_gradient_a_million_times_as_large_moves_the_weights_no_further(launch, argv, tmp_path):
     more = ['--optimizer=sgd', '--momentum=0', '--weight_decay=0', '--grad_clip=0.01', '--learning_rate=0.5',
-            '--schedule=constant', '--warmup_iters=0', '--keep_interval=1', '--max_iters=4']
+            '--schedule=constant', '--warmup_fraction=0', '--keep_interval=1', '--max_iters=4']
     code, text = launch('train.py', *argv('a'), *more, env={'PATCH': 'test_faults.spike'})
     assert code == 0, text
-    before, during, after = (run.read(tmp_path / f'a/step_{n}.pt')['model'] for n in (2, 3, 4))
+    before, during, after = (load_checkpoint(tmp_path / f'a/step_{n}.pt')['model'] for n in (2, 3, 4))
     moved = [math.sqrt(sum((b[name] - a[name]).square().sum() for name in a).item())
              for a, b in ((before, during), (during, after))]
     assert moved == pytest.approx([0.5 * 0.01] * 2, rel=1e-2)       # the rate times the clip
@@ -524,23 +530,22 @@ def memory_full():
 
 
 @pytest.mark.parametrize('whose', ['cuda', 'cpu', 'python'])
-def test_out_of_memory_names_three_settings_and_the_first_goes_on(launch, argv, tmp_path, whole, whose):
+def test_out_of_memory_names_an_option_that_lets_the_run_go_on(launch, argv, tmp_path, whole, whose):
     code, text = launch('train.py', *argv('a'), env={'PATCH': 'test_faults.memory_full', 'WHOSE': whose})
-    lines = text[text.index('out of memory'):].splitlines()
-    assert code == 5 and len([line for line in lines if line.startswith('  ')]) == 3, text
-    assert 'Traceback' not in text and run.read(tmp_path / 'a/last.pt')['step'] == 10, text
-    advice = lines[2].split(',')[0].strip()
+    assert code == 5 and 'out of memory with 8 rows' in text and 'Traceback' not in text, text
+    assert load_checkpoint(tmp_path / 'a/last.pt')['step'] == 10, text
+    advice = text.split()[-1]
     assert advice == '--micro_batch_size=4'
     code, text = launch('train.py', *argv('a'), advice)
     assert code == 0 and losses(tmp_path / 'a') == pytest.approx(whole, abs=1e-5), text
 
 
-def test_out_of_memory_elsewhere_proposes_no_key_that_is_none(capsys):
+def test_out_of_memory_outside_of_training_names_no_option(capsys):
     with pytest.raises(SystemExit) as end:
         try:
             raise MemoryError('Unable to allocate 9 TiB')
         except MemoryError as error:
-            configurator.explain(MemoryError, error, error.__traceback__)
+            errors.excepthook(MemoryError, error, error.__traceback__)
     said = capsys.readouterr().err
     assert end.value.code == 5 and 'out of memory: Unable' in said and '--' not in said
 
@@ -564,14 +569,14 @@ def test_of_two_runs_in_one_place_one_is_refused_and_a_dead_ones_lock_is_none(st
 
 def too_late():
     """Patched into a child: it opens its run only when another has finished there."""
-    opened = run.Run.open
+    opened = run_module.Run.open
 
     def patient(self, *args, **facts):
-        until(lambda: (self.path / 'last.pt').exists() and run.read(self.path / 'last.pt')['done'])
+        until(lambda: (self.path / 'last.pt').exists() and load_checkpoint(self.path / 'last.pt')['done'])
         with open(self.path / '.lock', 'rb') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)    # wait until the other process has ended
         opened(self, *args, **facts)
-    run.Run.open = patient
+    run_module.Run.open = patient
 
 
 def test_a_run_that_finishes_meanwhile_is_left_alone(start, launch, argv, tmp_path):
@@ -579,7 +584,7 @@ def test_a_run_that_finishes_meanwhile_is_left_alone(start, launch, argv, tmp_pa
     code, text = launch('train.py', *argv('a'))
     assert code == 0, text
     assert late.wait() == 2 and 'give the command again' in late.text, late.text
-    assert not (tmp_path / 'a.1').exists() and run.read(tmp_path / 'a/last.pt')['done']
+    assert not (tmp_path / 'a.1').exists() and load_checkpoint(tmp_path / 'a/last.pt')['done']
 
 
 @pytest.mark.parametrize('victim', [0, 1])
@@ -589,8 +594,8 @@ def test_if_a_rank_dies_the_other_ends_soon_and_the_checkpoint_is_whole(start, a
     both[victim].kill()
     assert both[victim].wait() == -9
     assert both[1 - victim].wait() not in (0, None)
-    assert run.latest(tmp_path / 'a')[0]['step'] >= 10
-    assert run.latest(tmp_path / 'a')[1].name == 'last.pt'
+    assert latest_checkpoint(tmp_path / 'a')[0]['step'] >= 10
+    assert latest_checkpoint(tmp_path / 'a')[1].name == 'last.pt'
 
 
 DYING = '''
@@ -664,13 +669,11 @@ def compiler_fails():
 
 
 @pytest.mark.parametrize('call, ranks', [(1, 0), (13, 0), (13, 2)])
-def test_where_the_compiler_fails_the_same_step_is_taken_without_it(launch, argv, tmp_path, call, ranks):
-    more = ['--dropout=0.1', '--optimizer=muon']
-    assert launch('train.py', *argv('eager'), *more, ranks=ranks)[0] == 0
-    code, text = launch('train.py', *argv('a'), *more, '--compile=True', ranks=ranks,
+def test_a_compiler_that_fails_ends_the_run_with_what_it_said(launch, argv, tmp_path, call, ranks):
+    code, text = launch('train.py', *argv('a'), '--compile=True', ranks=ranks,
                         env={'PATCH': 'test_faults.compiler_fails', 'CALL': str(call)})
-    assert code == 0 and text.count('torch.compile failed') == 1 and 'no kernel for you' in text, text
-    assert same(outcome(tmp_path / 'a'), outcome(tmp_path / 'eager'))
+    assert code == 2 and 'torch.compile failed: no kernel for you' in text, text
+    assert 'train without it: --compile=False' in text, text
 
 
 def no_compiler():
@@ -679,11 +682,12 @@ def no_compiler():
     torch._inductor.config.cpp.cxx = ('/no/such/compiler',)
 
 
-def test_without_a_compiler_it_trains(launch, argv, tmp_path, whole):
+def test_without_a_compiler_the_run_names_the_way_out(launch, argv, tmp_path, whole):
     code, text = launch('train.py', *argv('a'), '--compile=True',
                         env={'PATCH': 'test_faults.no_compiler', 'TORCHINDUCTOR_CACHE_DIR': f'{tmp_path}/no'})
-    assert code == 0 and text.count('torch.compile failed') == 1 and 'Traceback' not in text, text
-    assert losses(tmp_path / 'a') == whole
+    assert code == 2 and '--compile=False' in text and 'Traceback' not in text, text
+    code, text = launch('train.py', *argv('a'), '--compile=False')
+    assert code == 0 and losses(tmp_path / 'a') == whole, text
 
 
 # --- places, pipes and clocks
@@ -696,18 +700,18 @@ def test_nobody_reads_on(argv, tmp_path):
     assert process.stdout.readline()
     process.stdout.close()
     assert process.wait() == 0 and process.stderr.read() == ''
-    assert run.read(tmp_path / 'a/last.pt')['done']
+    assert load_checkpoint(tmp_path / 'a/last.pt')['done']
     if os.path.exists('/dev/full'):
         with open('/dev/full', 'w') as full:
             done = subprocess.run([*command, *argv('b')], stdout=full, stderr=pipe, text=True, timeout=600)
-        assert done.returncode == 0 and done.stderr == '' and run.read(tmp_path / 'b/last.pt')['done']
+        assert done.returncode == 0 and done.stderr == '' and load_checkpoint(tmp_path / 'b/last.pt')['done']
 
 
 def test_another_place_a_path_with_spaces_and_accents_and_no_locale(tmp_path):
     """A copy of the repository elsewhere prepares the same data and trains the same model."""
     there, plain = tmp_path / 'là bas/mes données', tmp_path / 'plain'
     for root in there, plain:
-        for name in '*.py', 'config/*.py', 'data/*.py', 'models/*.py':
+        for name in '*.py', 'config/*.py', 'core/*.py', 'data/*.py', 'models/*.py', 'samples/*.py':
             for path in ROOT.glob(name):
                 copy = root / path.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -770,6 +774,6 @@ def test_a_poisoned_tiktoken_cache_is_neither_read_nor_touched(tmp_path, monkeyp
     poison.write_bytes(b'poison')
     monkeypatch.setenv('TIKTOKEN_CACHE_DIR', str(tmp_path))
     monkeypatch.setattr(tiktoken, 'get_encoding', None)
-    encoding = tokenizer.load(bpe.train(['the theme of the thesis'] * 3, 264).json())
+    encoding = tokenizers.load(bpe.train(['the theme of the thesis'] * 3, 264).json())
     assert encoding.decode(encoding.encode('theme')) == 'theme'
     assert poison.read_bytes() == b'poison' and len([*tmp_path.iterdir()]) == 1

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import data
-from conftest import events
-from core import machine
+from conftest import TINY, events
+from core import doctor, machine
 from models import cnn, gpt
-from test_augment import pictures
+from conftest import image_data
 
 
 @pytest.fixture
 def tokens(toy):
-    return data.Split(toy, 'train', ['tokens'], block_size=16)
+    return data.load_split(toy, 'train', ['tokens'], block_size=16)
 
 
 def test_the_flops_of_linear_layers_are_those_of_their_products(tokens):
@@ -24,16 +24,17 @@ def test_the_flops_of_linear_layers_are_those_of_their_products(tokens):
     weights = 2 * 12 * C * C + C * V                    # of both blocks, and the head
     attention = 2 * 2 * T * T * C                       # a row's scores and weighted sums, without the 2 of a FLOP
     expected = 3 * 2 * B * (T * weights + attention)    # backward costs twice as much as forward
-    assert machine.count_flops(net, tokens, [rows], {}) == pytest.approx(expected, rel=0.01)
-    assert machine.count_flops(net, tokens, [rows[:3], rows[3:]], {}) == pytest.approx(expected, rel=0.01)
+    assert machine.count_flops(net, tokens, rows, {}) == pytest.approx(expected, rel=0.01)
+    parts = lambda step: tokens.rows(step, 6, 1).reshape(2, 3)
+    assert machine.step_flops(net, tokens, parts, 0, {}) == pytest.approx(expected, rel=0.01)
 
 
 def test_counting_changes_neither_gradients_nor_statistics(tmp_path):
-    pictures(tmp_path / 'pictures')
-    split = data.Split(str(tmp_path / 'pictures'), 'train', ['image', 'label'])
+    image_data(tmp_path / 'pictures')
+    split = data.load_split(str(tmp_path / 'pictures'), 'train', ['image', 'label'])
     net = cnn.Model(cnn.Config(width=4, n_class=3))
     before = copy.deepcopy(net.state_dict())
-    assert machine.count_flops(net, split, [split.rows(0, 8, 1)], {}) > 0
+    assert machine.count_flops(net, split, split.rows(0, 8, 1), {}) > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 
@@ -44,23 +45,22 @@ def test_a_peak_is_a_speed():
 
 def test_half_the_speed_is_twice_the_time():
     record = {'steps': 100, 'evaluation_steps': 20, 'flops': 1e9, 'float32': {'fraction_of_peak': 0.5}}
-    assert machine.estimate(record, 1e10, 'float32') == pytest.approx(120 * 1e9 / 0.5 / 1e10)
-    assert machine.estimate(record, 5e9, 'float32') == pytest.approx(2 * machine.estimate(record, 1e10, 'float32'))
+    assert doctor.estimate(record, 1e10, 'float32') == pytest.approx(120 * 1e9 / 0.5 / 1e10)
+    assert doctor.estimate(record, 5e9, 'float32') == pytest.approx(2 * doctor.estimate(record, 1e10, 'float32'))
 
 
 def test_the_doctor_estimates_the_time_of_each_config(monkeypatch, capsys, tmp_path):
     record = {'steps': 100, 'evaluation_steps': 20, 'flops': 1e9}
     record |= {dtype: {'fraction_of_peak': 0.5} for dtype in ('float32', 'bfloat16')}
     (tmp_path / 'speed.json').write_text(json.dumps({'config/train_x.py': record}), encoding='utf-8')
-    monkeypatch.setattr(machine, 'SPEED', tmp_path / 'speed.json')
-    monkeypatch.setattr(machine, 'peak_flops', lambda device, dtype: 2e9)
-    machine.print_speed()
+    monkeypatch.setattr(doctor, 'SPEED', tmp_path / 'speed.json')
+    monkeypatch.setattr(doctor, 'peak_flops', lambda device, dtype: 2e9)
+    doctor.print_speed()
     text = capsys.readouterr().out
     assert 'float32 2 GFLOP/s' in text and 'estimated' in text
     assert '2:00 min  python train.py config/train_x.py' in text
 
 
 def test_a_run_logs_the_flops_of_a_step(launch, toy, tmp_path):
-    from conftest import TINY
     code, text = launch('train.py', *TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--max_iters=1')
     assert code == 0 and events(tmp_path / 'a', 'config')[0]['flops'] > 0, text

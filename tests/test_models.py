@@ -1,12 +1,16 @@
 """What every model of models/ must do, old and new: an entry in CASES puts one under all these tests."""
-import ast, dataclasses, importlib, math
+import ast
+import dataclasses
+import importlib
+import math
 
 import pytest
 import torch
 from torch import nn
 
-import configurator, run
+import configurator
 from conftest import ROOT
+from core.checkpoint import FORMAT, build_model, load, load_checkpoint, load_weights, save_checkpoint
 
 
 def images():
@@ -31,6 +35,7 @@ def blots():
 CASES = {
     'cnn': (dict(n_class=5, width=8), images, math.log(5)),
     'cvae': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8), blots, 768 * math.log(2)),
+    'cvae_prior': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8), blots, 768 * math.log(2)),
     'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
     'resnet': (dict(n_class=5, arch='resnet20'), images, math.log(5)),
@@ -149,11 +154,11 @@ def test_it_learns_one_batch_by_heart(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_checkpoint_gives_the_same_model(name, tmp_path):
     model, batch, _ = make(name)
-    state = {'format': run.FORMAT, 'keys': {'model': name}, 'step': 0, 'tokenizer': None,
+    state = {'format': FORMAT, 'keys': {'model': name}, 'step': 0, 'tokenizer': None,
              'config': dataclasses.asdict(model.config),
              'model': shake(model).state_dict()}
-    run.write(tmp_path / 'x.pt', state)
-    again = configurator.load(tmp_path / 'x.pt')
+    save_checkpoint(tmp_path / 'x.pt', state)
+    again = load(tmp_path / 'x.pt')
     assert not again.training
     assert torch.equal(again(**batch)['loss'], model.eval()(**batch)['loss'])
 

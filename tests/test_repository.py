@@ -5,9 +5,9 @@ import pytest
 
 from conftest import ROOT
 
-FOLDERS = '', 'config/', 'core/', 'models/', 'data/', 'data/*/'
+FOLDERS = '', 'config/', 'core/', 'models/', 'data/', 'data/*/', 'plots/', 'samples/', 'results/'
 NAMES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in ROOT.glob(f'{folder}*.py'))
-LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'core', 'models', 'data'}
+LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'core', 'models', 'data', 'plots', 'results', 'samples'}
 PACKAGES = {'torch', 'numpy', 'tiktoken', 'matplotlib', 'requests',
             'PIL', 'regex'}         # which come with matplotlib and tiktoken
 FORBIDDEN = {'exec', 'eval', 'compile', '__import__', 'os.system', 'os.popen', 'subprocess.getoutput',
@@ -145,3 +145,38 @@ def test_both_lists_of_requirements_agree_and_have_no_upper_bounds():
     assert re.findall('"(.*?)"', dependencies) == lines and 'package = false' in project
     for line in lines:
         assert re.fullmatch(r'[a-z]+>=[\d.]+', line)        # an upper bound takes a newer version away from a user
+
+
+def local_imports(name):
+    """Return the files of the repository that a file imports, functions and `__main__` included."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding='utf-8'))):
+        for module in imported(node):
+            parts = module.split('.')
+            for length in range(len(parts), 0, -1):     # a.b.c may be the file a/b/c.py or a name in a/b.py
+                path = '/'.join(parts[:length])
+                files = {f'{path}.py', f'{path}/__init__.py'} & set(NAMES)
+                if files:
+                    found |= files
+                    break
+    return found
+
+
+def test_nothing_is_imported_in_a_circle():
+    imports = {name: local_imports(name) for name in NAMES}
+    while imports:      # take away what imports nothing that is left, until nothing is left
+        leaves = [name for name, files in imports.items() if not files & imports.keys() - {name}]
+        assert leaves, f'these import each other in a circle: {sorted(imports)}'
+        for name in leaves:
+            del imports[name]
+
+
+@pytest.mark.parametrize('page', ['README.md', *(f'results/{path.name}' for path in (ROOT / 'results').glob('*.md'))])
+def test_every_file_that_a_page_names_exists(page):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    folders = 'config|models|data|core|samples|plots|results|tests'
+    named = set(re.findall(rf'\b(?:{folders})/[\w/]+\.(?:py|json|jsonl|png|md)', text))
+    linked = {target for target in re.findall(r'\]\(([\w./]+)\)', text)}
+    missing = [name for name in named if 'NAME' not in name and not (ROOT / name).exists()]
+    missing += [name for name in linked if not ((ROOT / page).parent / name).exists()]
+    assert not missing

@@ -1,5 +1,10 @@
 """The loop: what a step is, and that a kill, other ranks, micro-batches or evaluations do not change it."""
-import inspect, math, signal, subprocess, sys
+import inspect
+import math
+import shutil
+import signal
+import subprocess
+import sys
 from importlib import import_module
 
 import numpy as np
@@ -7,11 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-import configurator, data, run, train
+import configurator
+import data
+import train
 from conftest import ROOT, TINY, events, losses, until
+from core import optim
+from core.checkpoint import load_checkpoint, save_checkpoint
+from core.facts import command
 from data import bpe, pairs
 from models import gpt
-from test_augment import pictures
+from conftest import image_data
 
 
 # --- schedules and optimizers
@@ -23,7 +33,7 @@ def test_onecycle_is_torchs():
     theirs = torch.optim.lr_scheduler.OneCycleLR(sgd, peak, total, pct_start=warmup / total,
                                                  cycle_momentum=False, final_div_factor=1 / 25 / floor)
     for step in range(total):
-        ours = peak * train.lr_factor(step, 'onecycle', warmup, total, floor)
+        ours = peak * optim.lr_factor(step, 'onecycle', warmup, total, floor)
         assert ours == pytest.approx(sgd.param_groups[0]['lr'], rel=1e-9), step
         sgd.step(), theirs.step()
 
@@ -33,18 +43,18 @@ def test_cosine_is_torchs_after_the_warmup():
     sgd = torch.optim.SGD([p], 1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 90, eta_min=0.1)
     for step in range(10, 100):
-        ours = train.lr_factor(step, 'cosine', 10, 100, 0.1)
+        ours = optim.lr_factor(step, 'cosine', 10, 100, 0.1)
         assert ours == pytest.approx(sgd.param_groups[0]['lr'], abs=1e-12)
         sgd.step(), theirs.step()
 
 
 @pytest.mark.parametrize('schedule', ['cosine', 'linear', 'inverse_sqrt', 'constant', 'onecycle'])
 def test_a_schedule_rises_to_one_and_falls(schedule):
-    factors = [train.lr_factor(step, schedule, 10, 100) for step in range(100)]
+    factors = [optim.lr_factor(step, schedule, 10, 100) for step in range(100)]
     assert all(a < b for a, b in zip(factors[:9], factors[1:10]))
     assert max(factors) == pytest.approx(1) and min(factors) >= 0
     assert all(a >= b for a, b in zip(factors[10:], factors[11:]))
-    shortest = [train.lr_factor(step, schedule, 0, 1) for step in range(3)]     # it has a rate too
+    shortest = [optim.lr_factor(step, schedule, 0, 1) for step in range(3)]     # it has a rate too
     assert all(0 <= factor <= 1 for factor in shortest)
 
 
@@ -52,14 +62,14 @@ def test_inverse_sqrt_is_the_papers():
     peak, warmup = 512**-0.5 * 4000**-0.5, 4000     # Vaswani et al. 2017, equation 3: its steps count from 1
     for step in 1, 100, 3999, 4001, 10000:
         theirs = 512**-0.5 * min(step**-0.5, step * 4000**-1.5)
-        assert peak * train.lr_factor(step - 1, 'inverse_sqrt', warmup - 1, 10**5) == pytest.approx(theirs)
+        assert peak * optim.lr_factor(step - 1, 'inverse_sqrt', warmup - 1, 10**5) == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'sgd', 'muon'])
 @pytest.mark.parametrize('tie', [False, True])
 def test_every_parameter_is_in_one_group(optimizer, tie):
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2, pos='learned', tie=tie))
-    made = train.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9, 'float32')
+    made = optim.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9, 'float32')
     groups = [g for o in made for g in o.param_groups]
     owned = [p for g in groups for p in g['params']]
     assert len(owned) == len({id(p) for p in owned}) == len(list(net.parameters()))
@@ -73,7 +83,7 @@ def test_muon_is_torchs_muon(weight_decay):
     shapes = [(16, 16), (16, 48), (16, 16), (64, 16), (16, 48)]
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
-    one = train.Muon(ours, 0.1, weight_decay, 0.9, torch.float32)
+    one = optim.Muon(ours, 0.1, weight_decay, 0.9, torch.float32)
     other = torch.optim.Muon(theirs, 0.1, weight_decay, 0.9, adjust_lr_fn='match_rms_adamw')     # in bfloat16
     before = [p.detach().clone() for p in ours]
     for _ in range(3):
@@ -89,9 +99,9 @@ def test_muon_is_torchs_muon(weight_decay):
 def test_orthogonal_brings_singular_values_close_to_one():
     for shape in (3, 8, 32), (2, 32, 8), (1, 16, 16):
         values = torch.linalg.svdvals(
-            train.orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
+            optim.orthogonalize(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
         assert values.min() > 0.6 and values.max() < 1.3
-    assert not train.orthogonal(torch.zeros(1, 4, 4)).any()
+    assert not optim.orthogonalize(torch.zeros(1, 4, 4)).any()
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 8), (1, 8, 32), (3, 32, 8)])
@@ -101,9 +111,9 @@ def test_newton_schulz_by_the_gram_matrix_is_newton_schulz(shape):
     right = torch.randn(shape[0], 4, shape[2], generator=generator)
     for x in torch.randn(shape, generator=generator), left @ right:         # and of low rank
         x = x / x.norm(dim=(1, 2), keepdim=True)
-        assert torch.allclose(train.newton_schulz_gram(x), train.newton_schulz(x), atol=1e-3)
-        precise = train.newton_schulz(x.double())
-        assert (train.newton_schulz_gram(x) - precise).abs().max() < 1e-3
+        assert torch.allclose(optim.newton_schulz_gram(x), optim.newton_schulz(x), atol=1e-3)
+        precise = optim.newton_schulz(x.double())
+        assert (optim.newton_schulz_gram(x) - precise).abs().max() < 1e-3
 
 
 def test_to_muon_a_filter_is_a_row():
@@ -113,7 +123,7 @@ def test_to_muon_a_filter_is_a_row():
     filters.grad = torch.randn(6, 4, 3, 3)
     rows.grad = filters.grad.flatten(1).clone()
     for p in filters, rows:
-        train.Muon([p], 0.1, 0.1, 0.9, torch.float32).step()
+        optim.Muon([p], 0.1, 0.1, 0.9, torch.float32).step()
     assert torch.allclose(filters.flatten(1), rows, atol=1e-6)
 
 
@@ -124,14 +134,14 @@ def test_to_muon_a_filter_is_a_row():
 def test_muon_takes_the_filters_of_blocks(name, fields, rest):
     module = import_module(f'models.{name}')
     net = module.Model(module.Config(**fields))
-    _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
+    _, muon = optim.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
     taken = {id(p) for p in muon.param_groups[0]['params']}
     assert {n for n, p in net.named_parameters() if p.dim() > 1 and id(p) not in taken} == rest
 
 
 def test_muon_takes_the_matrices_of_the_blocks_only():
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2))
-    _, muon = train.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
+    _, muon = optim.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
     assert [id(p) for p in muon.param_groups[0]['params']] == [id(p) for p in net.blocks.parameters()]
 
 
@@ -158,7 +168,7 @@ def ragged(path):
     labels = rng.integers(0, 3, 64).astype(np.uint8)
     data.save(str(path), {'train': {'text': rows, 'label': labels}}, kinds={'text': 'ragged'},
               info={'vocab_size': 50, 'n_class': 3})
-    return data.Split(str(path), 'train', ['text', 'label'])
+    return data.load_split(str(path), 'train', ['text', 'label'])
 
 
 @pytest.mark.parametrize('scale', [1.0, 1024.0])
@@ -168,7 +178,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, toy, kind,
     if kind == 'ragged':
         split, net = ragged(tmp_path / 'words'), Words()
     else:
-        split = data.Split(toy, 'train', ['tokens'], 16)
+        split = data.load_split(toy, 'train', ['tokens'], 16)
         net = gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
     for p in net.parameters():
         nn.init.normal_(p, std=0.5)
@@ -176,8 +186,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, toy, kind,
     for size in 8, 4, 1:
         net.zero_grad()
         parts, plain = rows.reshape(-1, size), torch.autocast('cpu', enabled=False)
-        sums, total = train.gradients(net, split, parts, None, plain, scale, {})
-        count = train.unflatten(total, sums)['count']
+        count = train.gradients(net, split, parts, None, plain, scale, {})['count']
         found.append(torch.cat([p.grad.flatten() for p in net.parameters()]) / (count * scale).float())
     for other in found[1:]:
         assert (other - found[0]).abs().max() < 1e-6
@@ -187,19 +196,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, toy, kind,
     assert (torch.cat([p.grad.flatten() for p in net.parameters()]) - found[0]).abs().max() < 1e-6
 
 
-def test_sums_of_another_dtype_are_refused_by_name():
-    with pytest.raises(TypeError, match="'correct' as torch.int64"):
-        train.flatten({'loss': torch.tensor(1.0), 'correct': torch.tensor(3)})
-
-
-def test_flatten_and_unflatten_are_inverse():
-    sums = {'loss': torch.tensor(2.0), 'count': torch.tensor(3.0), 'confusion': torch.arange(6.0).view(2, 3)}
-    back = train.unflatten(torch.cat([train.flatten(sums), torch.ones(2)]), sums)
-    assert all(torch.equal(back[name], sums[name].double()) for name in sums)
-
-
 def test_evaluation_is_exact_for_a_short_last_batch(toy):
-    split = data.Split(toy, 'val', ['tokens'], 16)
+    split = data.load_split(toy, 'val', ['tokens'], 16)
     net = gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
     nn.init.normal_(net.head.weight)
     plain = torch.autocast('cpu', enabled=False)
@@ -212,9 +210,9 @@ def test_evaluation_is_exact_for_a_short_last_batch(toy):
 
 def test_swap_is_its_own_inverse():
     weights, average = [nn.Parameter(torch.ones(2))], [torch.zeros(2)]
-    train.swap(weights, average)
+    optim.swap(weights, average)
     assert weights[0].tolist() == [0, 0] and average[0].tolist() == [1, 1]
-    train.swap(weights, average)
+    optim.swap(weights, average)
     assert weights[0].tolist() == [1, 1]
 
 
@@ -232,7 +230,7 @@ def test_a_run_learns_and_leaves_a_record(launch, toy, tmp_path):
     cost = {'seconds', 'rows_per_second', 'memory'}
     assert {'step', 'epoch', 'loss', 'objective', 'lr', 'grad_norm', *cost} <= last.keys()
     assert [line['step'] for line in events(out, 'eval')] == [10, 20, 30, 40, 50, 60]
-    best = run.read(out / 'best.pt')['best']
+    best = load_checkpoint(out / 'best.pt')['best']
     assert best['value'] == min(line['loss'] for line in events(out, 'eval'))
     assert 'next: python sample.py' in text.splitlines()[-1]
     before = (out / 'log.jsonl').read_bytes()
@@ -255,7 +253,7 @@ def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimize
     assert losses(tmp_path / 'killed') == losses(tmp_path / 'straight')
     pairs = zip(events(tmp_path / 'killed', 'eval'), events(tmp_path / 'straight', 'eval'), strict=True)
     assert all(a['loss'] == b['loss'] and a['step'] == b['step'] for a, b in pairs)
-    a, b = (run.read(tmp_path / name / 'last.pt') for name in ('killed', 'straight'))
+    a, b = (load_checkpoint(tmp_path / name / 'last.pt') for name in ('killed', 'straight'))
     assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
     assert all(map(torch.equal, a['ema'], b['ema']))
 
@@ -319,31 +317,32 @@ def test_early_stopping_target_and_ema(launch, toy, tmp_path):
             '--learning_rate=1', '--grad_clip=0']
     code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/a', '--target=0.01')
     assert code == 7 and 'target missed' in text, text
-    assert run.read(tmp_path / 'a/last.pt')['done'] and run.read(tmp_path / 'a/last.pt')['step'] < 400
+    assert load_checkpoint(tmp_path / 'a/last.pt')['done'] and load_checkpoint(tmp_path / 'a/last.pt')['step'] < 400
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/b']
     code, text = launch('train.py', *argv, '--ema=0.5', '--target=3')
     assert code == 0, text
-    best, last = (run.read(tmp_path / f'b/{name}.pt') for name in ('best', 'last'))
+    best, last = (load_checkpoint(tmp_path / f'b/{name}.pt') for name in ('best', 'last'))
     assert torch.equal(best['model']['head.weight'], last['ema'][[*last['model']].index('head.weight')])
     assert not torch.equal(best['model']['head.weight'], last['model']['head.weight'])
     assert not any(t.requires_grad for t in last['ema'])
 
 
 def test_the_best_accuracy_is_the_highest_and_a_target_is_reached_from_below(launch, tmp_path):
-    pictures(tmp_path / 'x')
+    image_data(tmp_path / 'x')
     argv = ['--model=cnn', '--width=4', '--batch_size=8', '--max_iters=12', '--eval_interval=1',
             '--learning_rate=1e-2', '--device=cpu', '--dtype=float32', f'--dataset={tmp_path}/x']
     for name, target, expected in ('a', 0.01, 0), ('b', 1, 7):
         code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/{name}', f'--target={target}')
         assert code == expected, text
     found = [line['accuracy'] for line in events(tmp_path / 'a', 'eval') if line['split'] == 'val']
-    assert len({*found}) > 1 and run.read(tmp_path / 'a/best.pt')['best'] == {
+    assert len({*found}) > 1 and load_checkpoint(tmp_path / 'a/best.pt')['best'] == {
         'name': 'accuracy', 'value': max(found), 'step': 1 + found.index(max(found))}
 
 
-def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):
+def test_eval_only_scratch_and_finetune(launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
-    assert launch('train.py', *argv, f'--export={tmp_path}/small.pt')[0] == 0
+    assert launch('train.py', *argv)[0] == 0
+    shutil.copy(tmp_path / 'a/best.pt', tmp_path / 'small.pt')
     before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
     code, text = launch('train.py', '--eval_only', f'--out_dir={tmp_path}/a')
     assert code == 0 and f'loss {events(tmp_path / "a", "eval")[-1]["loss"]:.4f}' in text, text
@@ -352,9 +351,6 @@ def test_eval_only_scratch_finetune_and_export(launch, toy, tmp_path):
                         f'--out_dir={tmp_path}/b', '--n_layer=3')
     assert code == 0 and 'blocks.2.mlp.fc.weight' in text, text
     assert events(tmp_path / 'b')[0]['loss'] < events(tmp_path / 'a')[0]['loss'] - 0.2
-    code, text = launch('train.py', *argv, f'--export={tmp_path}/again.pt')
-    assert code == 0 and 'left alone' in text, text
-    assert run.read(tmp_path / 'again.pt')['step'] == run.read(tmp_path / 'small.pt')['step']
     code, text = launch('train.py', *argv, '--init_from=scratch')
     assert code == 0 and (tmp_path / 'a.1/last.pt').exists() and (tmp_path / 'a/last.pt').exists(), text
 
@@ -375,7 +371,7 @@ def test_a_damaged_last_gives_way_to_the_one_before_it_loudly(launch, toy, tmp_p
     (tmp_path / 'a/last.pt').write_bytes(whole[:-1])
     code, text = launch('train.py', *argv)
     assert code == 0 and 'not a whole checkpoint' in text and 'going on from' in text, text
-    assert run.read(tmp_path / 'a/last.pt')['done']
+    assert load_checkpoint(tmp_path / 'a/last.pt')['done']
 
 
 def test_a_finished_run_of_epochs_is_left_alone_unless_more_are_asked(launch, toy, tmp_path):
@@ -390,8 +386,8 @@ def test_a_finished_run_of_epochs_is_left_alone_unless_more_are_asked(launch, to
 
 def test_a_command_of_so_many_steps_is_not_one_of_epochs(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config/x.py', '--epochs=3', '--max_iters=9', '--seed=2'])
-    assert run.command(max_iters=5) == 'python train.py config/x.py --seed=2 --max_iters=5'
-    assert run.command(seed=4) == 'python train.py config/x.py --epochs=3 --max_iters=9 --seed=4'
+    assert command(max_iters=5) == 'python train.py config/x.py --seed=2 --max_iters=5'
+    assert command(seed=4) == 'python train.py config/x.py --epochs=3 --max_iters=9 --seed=4'
 
 
 def test_the_scale_of_the_loss_is_of_its_dtype(launch, toy, tmp_path):
@@ -413,17 +409,17 @@ def test_a_run_moves_to_a_machine_without_its_device(launch, toy, tmp_path):
     argv = f'--dataset={toy}', f'--out_dir={tmp_path}/a'
     assert launch('train.py', *TINY, *argv)[0] == 0
     path = tmp_path / 'a/last.pt'
-    state = run.read(path)
+    state = load_checkpoint(path)
     state['keys'] |= {'device': 'xla:1', 'dtype': 'float16', 'compile': True}
-    run.write(path, state)
+    save_checkpoint(path, state)
     code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=25')
     assert code == 0 and 'xla:1 is not here' in text and max(losses(tmp_path / 'a')) == 25, text
-    assert run.read(path)['keys']['dtype'] != 'float16'
-    state = run.read(path)
+    assert load_checkpoint(path)['keys']['dtype'] != 'float16'
+    state = load_checkpoint(path)
     state['keys'] |= {'compile': True}
-    run.write(path, state)
+    save_checkpoint(path, state)
     code, text = launch('train.py', *argv, '--init_from=resume', '--max_iters=30', '--compile=auto')
-    assert code == 0 and run.read(path)['keys']['compile'] is False, text
+    assert code == 0 and load_checkpoint(path)['keys']['compile'] is False, text
 
 
 def test_a_foreign_run_is_refused_with_both_ways_out(launch, toy, tmp_path):
@@ -444,7 +440,7 @@ def test_a_signal_saves_and_a_resume_goes_on(start, launch, toy, tmp_path):
         until(lambda: 'to go' in process.text)
         process.kill(number)
         assert process.wait() == expected and 'to go on: python' in process.text, process.text
-        step = run.read(tmp_path / 'a/last.pt')['step']
+        step = load_checkpoint(tmp_path / 'a/last.pt')['step']
         assert step == events(tmp_path / 'a')[-1]['step']
 
 
@@ -454,7 +450,7 @@ def test_a_signal_to_one_rank_stops_and_saves_all(start, toy, tmp_path):
     until(lambda: 'to go' in both[0].text)
     both[1].kill(signal.SIGTERM)
     assert [process.wait() for process in both] == [143, 143], both[0].text + both[1].text
-    assert run.read(tmp_path / 'a/last.pt')['step'] == events(tmp_path / 'a')[-1]['step']
+    assert load_checkpoint(tmp_path / 'a/last.pt')['step'] == events(tmp_path / 'a')[-1]['step']
 
 
 def nan_at_step_3_and_from_step_30():
@@ -473,7 +469,7 @@ def test_nothing_finite_is_skipped_and_ten_in_a_row_end_the_run(launch, toy, tmp
                         env={'PATCH': 'test_train.nan_at_step_3_and_from_step_30'})
     assert code == 6 and 'diverged' in text and text.count('skipped: loss') == 11, text
     assert [line['step'] for line in events(tmp_path / 'a') if line['skipped']] == [3, *range(30, 40)]
-    saved = run.read(tmp_path / 'a/last.pt')
+    saved = load_checkpoint(tmp_path / 'a/last.pt')
     assert saved['step'] == 30 and all(torch.isfinite(t).all() for t in saved['model'].values())
 
 
@@ -484,7 +480,7 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
     code, text = launch('train.py', *argv, f'--out_dir={tmp_path}/b', '--compile=True')
     assert code == 0 and 'compile failed' not in text, text
     assert losses(tmp_path / 'a') == pytest.approx(losses(tmp_path / 'b'), abs=1e-4)
-    assert set(run.read(tmp_path / 'a/last.pt')['model']) == set(run.read(tmp_path / 'b/last.pt')['model'])
+    assert set(load_checkpoint(tmp_path / 'a/last.pt')['model']) == set(load_checkpoint(tmp_path / 'b/last.pt')['model'])
 
 
 def test_a_config_that_does_not_fit_the_data_is_refused(launch, tmp_path):
@@ -500,17 +496,18 @@ SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
                           '--micro_batch_size=4'],
           'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
           'cvae': ['--width=4', '--batch_size=8'],
+          'cvae_prior': ['--width=4', '--batch_size=8'],
           'unet': ['--width=2', '--depth=2', '--batch_size=8', '--shift=2']}
 
 
 @pytest.mark.parametrize('config', sorted(path.name for path in (ROOT / 'config').glob('*.py')))
 def test_every_config_trains(launch, toy, tmp_path, config):
-    keys = {name: value for name, value, _ in configurator.parse(ROOT / 'config' / config)[0]}
+    keys = {name: value for name, value, _ in configurator.parse_config(ROOT / 'config' / config)[0]}
     model, path = keys.get('model', 'gpt'), toy
     fields = inspect.signature(import_module(f'models.{model}').Model.forward).parameters
     if 'image' in fields:
         path = tmp_path / 'pictures'
-        pictures(path)
+        image_data(path)
     elif 'src' in fields:
         path = tmp_path / 'pairs'
         lines = [['one', 'un'], ['two', 'deux'], ['three', 'trois']] * 5
@@ -518,4 +515,4 @@ def test_every_config_trains(launch, toy, tmp_path, config):
         pairs.save(str(path), {'train': lines, 'val': lines[:3], 'test': lines[:2]}, tokenizer, ['en', 'fr'])
     code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
                         '--max_iters=2', '--eval_interval=1', '--target=0', '--device=cpu', *SHRINK[model])
-    assert code == 0 and run.read(tmp_path / 'a/last.pt')['done'], text
+    assert code == 0 and load_checkpoint(tmp_path / 'a/last.pt')['done'], text

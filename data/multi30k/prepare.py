@@ -1,24 +1,26 @@
-"""Multi30k (Elliott et al., 2016, 2017): 29,000 captions of photographs, in English and translated to French.
+"""Multi30k (Elliott et al. 2016, 2017): 29,000 captions of photographs, in English and translated to French.
 
     python data/multi30k/prepare.py
 
-As published: nothing is cleaned, lower-cased or tokenised, so BLEU on test (2016) and test2017 is that of
-others who leave it so. The byte pairs, of both languages together, are learnt on train alone.
+As published: nothing is cleaned, lower-cased or tokenized, so BLEU on test (2016) and test2017 compares with
+that of others who leave it so. The BPE, of both languages together, is learned on train alone.
 """
-import sys; sys.path.insert(0, __file__.rsplit('/', 3)[0])
+import sys
+sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
 from itertools import chain
 
-import configurator, data
+import configurator
+import data
 from data import bpe
 from data.download import fetch
 from data.pairs import parallel, save
 
 # --- options
-vocab_size = 4000       # ids, all told; English and French share them
+vocab_size = 4000       # ids in total, shared by English and French
 out = 'multi30k'        # name of the data set
 
 URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/'
-FILES = {       # NAME, and the sha256 of NAME.en.gz and NAME.fr.gz
+FILES = {       # split: NAME, and the sha256 of NAME.en.gz and NAME.fr.gz
     'train': ('train',
         'd79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f',
         '622e75069e9f4c577425c4f277116ce66e63a2401c0a2312d90073cb12379a3c'),
@@ -34,17 +36,21 @@ FILES = {       # NAME, and the sha256 of NAME.en.gz and NAME.fr.gz
 
 
 if __name__ == '__main__':
-    globals().update(configurator.read(__file__, sys.argv[1:]).knobs)
-    splits, source = {}, []
+    globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
+    splits = {}
+    source = []
     for split, (name, *hashes) in FILES.items():
         files = []
         for language, sha256 in zip(('en', 'fr'), hashes):
             file = f'{name}.{language}.gz'
             files.append(fetch('multi30k', file, [URL + file], sha256))
-            source.append({'url': URL + file, 'sha256': data.digest(files[-1])})
+            source.append({'url': URL + file, 'sha256': data.file_hash(files[-1])})
         splits[split] = list(parallel(*files))
     tokenizer = bpe.train(chain.from_iterable(splits['train']), vocab_size)
     save(out, splits, tokenizer, ['en', 'fr'], options={'vocab_size': vocab_size}, source=source)
-    known = set(splits['train'])
-    again = [f'{sum(pair in known for pair in splits[split])} of {split}' for split in [*splits][1:]]
-    print(f'{", ".join(again)} are in train as well')
+
+    train = set(splits['train'])
+    repeated = []
+    for split in 'val', 'test', 'test2017':
+        repeated.append(f'{sum(pair in train for pair in splits[split])} of {split}')
+    print(f'{", ".join(repeated)} are in train as well')

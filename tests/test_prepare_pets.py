@@ -1,5 +1,7 @@
-"""data/pets/prepare.py on archives made here: rows against the files they were made of, damage by name."""
-import io, re, tarfile
+"""data/pets: rows against the files they were made of, damage named, from archives made here."""
+import io
+import re
+import tarfile
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 
 import data
 from data.augment import Augment
-from test_pictures import arrays, prepare, real, shapes
+from mirror import prepare, prepare_real, read_arrays, real, shapes
 
 TRAINVAL, TEST = [f'Abyssinian_{i}' for i in range(20)], [f'pug_{i}' for i in range(5)]
 TRIMAP = np.repeat(np.uint8([[2, 2, 2, 2], [2, 3, 3, 2], [3, 1, 1, 3], [1, 1, 1, 1]]), 2, 0).repeat(2, 1)
@@ -21,7 +23,7 @@ def encoded(array):
 
 
 def red(i, n=8):
-    """Picture i, n pixels wide and high, told by its red."""
+    """Image i, n pixels wide and high, recognised by its red."""
     return np.broadcast_to(np.uint8([10 * i, 1, 1]), (n, n, 3))
 
 
@@ -49,12 +51,12 @@ def archives(files):
                     member = tarfile.TarInfo(name)
                     member.size = len(blob)
                     tar.addfile(member, io.BytesIO(blob))
-        packed[f'{kind}.tar.gz'] = body.getvalue()
+        packed[f'pets/{kind}.tar.gz'] = body.getvalue()
     return packed
 
 
 def numbers(fields):
-    """Which pictures these are, after a proof that each has its own mask."""
+    """Which images these are, after a proof that each has its own mask."""
     found = (fields['image'][:, 0, 0, 0] / 10).round().astype(int).tolist()
     assert all(np.array_equal(mask[0], np.roll(TRIMAP, i, 1)) for i, mask in zip(found, fields['mask']))
     return found
@@ -62,42 +64,42 @@ def numbers(fields):
 
 def test_the_official_lists_become_three_splits(prepare, tmp_path):
     text = prepare('pets', archives(members()), '--size=8')
-    splits, meta = arrays(tmp_path / 'out')
+    splits, meta = read_arrays(tmp_path / 'out')
     assert shapes(splits) == {'train': (18, 3, 8, 8), 'val': (2, 3, 8, 8), 'test': (5, 3, 8, 8)}
     found = {split: numbers(fields) for split, fields in splits.items()}
     assert sorted(found['train'] + found['val']) == [*range(20)] and found['test'] == [*range(20, 25)]
-    assert '18 + 2 + 5 pictures of 3 x 8 x 8; 0 of val and 0 of test' in text
-    assert 'trainval and test: 20 and 5 pictures; published are 3,680 and 3,669: no figure compares' in text
+    assert '18 + 2 + 5 images of 3 x 8 x 8; 0 of val and 0 of test' in text
+    assert 'trainval and test: 20 and 5 images; published are 3,680 and 3,669: no result compares' in text
     info = meta['info']
     assert (info['codes'], info['n_class'], info['size']) == ([1, 2, 3], 4, [8, 8])
     assert meta['options'] == {'size': 8, 'val': 0.1}
     prepare('pets', archives(members()), '--size=8', '--val=0')
-    assert numbers(arrays(tmp_path / 'out')[0]['train']) == [*range(20)]
+    assert numbers(read_arrays(tmp_path / 'out')[0]['train']) == [*range(20)]
 
 
-def test_masks_are_resized_without_a_code_in_between(prepare, tmp_path):
+def test_masks_are_resized_without_values_in_between(prepare, tmp_path):
     prepare('pets', archives(members()), '--size=4')
-    for fields in arrays(tmp_path / 'out')[0].values():
+    for fields in read_arrays(tmp_path / 'out')[0].values():
         for image, mask in zip(fields['image'], fields['mask']):
             i = round(image[0, 0, 0] / 10)
             assert np.array_equal(mask[0], np.roll(TRIMAP, i, 1)[1::2, 1::2])
 
 
-def test_pictures_that_do_not_decode_are_listed_counted_and_left_out(prepare, tmp_path):
+def test_images_that_do_not_decode_are_listed_and_left_out(prepare, tmp_path):
     files = members()
     files['images/pug_1.jpg'] = files['images/pug_1.jpg'][:40]
     files['annotations/trimaps/pug_3.png'] = b'GIF89a'
     text = prepare('pets', archives(files), '--size=8')
-    assert numbers(arrays(tmp_path / 'out')[0]['test']) == [20, 22, 24]
-    for words in '2 of 5 files do not decode', 'images/pug_1.jpg: ', 'trimaps/pug_3.png: ':
-        assert words in text
+    assert numbers(read_arrays(tmp_path / 'out')[0]['test']) == [20, 22, 24]
+    for message in '2 of 5 files do not decode', 'images/pug_1.jpg: ', 'trimaps/pug_3.png: ':
+        assert message in text
 
 
 LIST, MASK = 'annotations/test.txt', 'annotations/trimaps/pug_1.png'
 BROKEN = [(f'images/{name}.jpg', b'x') for name in TEST]
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize('changes, message', [
     pytest.param([(name, None) for name in members() if 'trimaps' in name],
                  r'annotations.tar.gz: it has no annotations/trimaps', id='no trimaps'),
     pytest.param([(name, None) for name in members() if '.jpg' in name],
@@ -117,22 +119,22 @@ BROKEN = [(f'images/{name}.jpg', b'x') for name in TEST]
     pytest.param([(MASK, encoded(TRIMAP[:, :6]))],
                  r'pug_1.png: expected .*\(8, 8\) as of .*pug_1.jpg, found \(6, 8\)', id='size'),
     pytest.param(BROKEN, '5 of 5 files do not decode', id='none decodes')])
-def test_what_does_not_fit_is_refused_by_name(prepare, changes, words):
+def test_what_does_not_fit_is_an_error_with_its_name(prepare, changes, message):
     files = {name: blob for name, blob in (members() | dict(changes)).items() if blob is not None}
-    assert re.search(words, prepare('pets', archives(files), '--size=8', code=3), re.M)
+    assert re.search(message, prepare('pets', archives(files), '--size=8', code=3), re.M)
 
 
 @pytest.mark.parametrize('argv', [['--size=0'], ['--val=1'], ['--val=-0.1']])
-def test_knobs_that_cannot_be_are_refused_before_any_download(prepare, argv):
+def test_options_that_cannot_be_are_an_error_before_any_download(prepare, argv):
     assert argv[0] in prepare('pets', {}, *argv, code=2)
 
 
-@pytest.mark.parametrize('augment', [Augment('random', 3, 0), Augment('alternating', 0, 3)])
-def test_what_is_done_to_a_picture_is_done_to_its_mask(tmp_path, augment):
+@pytest.mark.parametrize('augment', [Augment('random', shift=3), Augment('alternating', cutout=3)])
+def test_what_is_done_to_an_image_is_done_to_its_mask(tmp_path, augment):
     mask = np.random.default_rng(0).integers(1, 4, (40, 1, 9, 8), np.uint8)
     image = np.concatenate([mask * 40, mask * 80, mask], 1)
     data.save(str(tmp_path / 'x'), {'train': {'image': image, 'mask': mask}}, info={'mean': [0.0, 1.0, 0.0]})
-    split, seen = data.Split(str(tmp_path / 'x'), 'train', ['image', 'mask'], augment=augment), set()
+    split, seen = data.load_split(str(tmp_path / 'x'), 'train', ['image', 'mask'], augment=augment), set()
     for step in range(4):
         rows = split.rows(step, 20, seed=0)
         batch = split.batch(rows)
@@ -144,13 +146,13 @@ def test_what_is_done_to_a_picture_is_done_to_its_mask(tmp_path, augment):
 
 
 @real
-def test_the_real_pets(launch, tmp_path):
-    code, text = launch('data/pets/prepare.py', f'--out={tmp_path}/out', '--size=32')
-    assert code == 0 and 'are in train as well' in text, text
-    splits, meta = arrays(tmp_path / 'out')
+def test_the_real_pets(prepare_real, tmp_path):
+    assert 'are in train as well' in prepare_real('pets', '--size=32')
+    splits, meta = read_arrays(tmp_path / 'out')
     n = {split: len(fields['image']) for split, fields in splits.items()}
     assert n['val'] == pytest.approx(0.1 * (n['train'] + n['val']), abs=2) and n['test'] > 0
-    share = {code: (splits['test']['mask'] == code).mean() for code in meta['info']['codes']}
-    assert sum(share.values()) == pytest.approx(1) and 0.25 < share[1] < 0.4 and 0.05 < share[3] < 0.2
+    fraction = {code: (splits['test']['mask'] == code).mean() for code in meta['info']['codes']}
+    assert sum(fraction.values()) == pytest.approx(1)
+    assert 0.25 < fraction[1] < 0.4 and 0.05 < fraction[3] < 0.2
     pet = splits['test']['mask'][:, 0] == 1
-    assert pet[:, 12:20, 12:20].mean() > 0.7 > 0.3 > pet[:, [0, -1]].mean()     # in the middle of its picture
+    assert pet[:, 12:20, 12:20].mean() > 0.7 > 0.3 > pet[:, [0, -1]].mean()     # in the middle of its image

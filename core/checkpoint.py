@@ -1,0 +1,200 @@
+"""Checkpoints: one file that is either whole or not there, and a trained model in one line.
+
+    model = checkpoint.load('out/shakespeare')      # the best weights, in eval mode
+
+A checkpoint is a dict of plain tensors, numbers, strings, lists and dicts, so torch.load(weights_only=True)
+reads it and nothing in it is executed. It is written to a temporary file, forced to the disk and read back
+before it takes its name. A run folder has best.pt (the best of the monitored metric on val), last.pt (to
+resume from), last.pt.previous (the one before) and step_N.pt (every keep_interval steps).
+"""
+import contextlib
+import dataclasses
+import os
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+import configurator
+from core.errors import UserError
+from core.migration import migrate
+
+FORMAT = 1
+REQUIRED = {'model': dict, 'keys': dict, 'config': dict, 'step': int}   # every checkpoint has these
+
+
+def load(path, device='cpu'):
+    """Return the trained model of a run folder (its best.pt, else last.pt) or a .pt file, in eval mode."""
+    return build_model(load_checkpoint(find_checkpoint(path)), device)
+
+
+def find_checkpoint(path):
+    """Return the file that `path` means: itself, or a run folder's best.pt, else last.pt."""
+    path = Path(path)
+    candidates = [path / 'best.pt', path / 'last.pt'] if path.is_dir() else [path]
+    for file in candidates:
+        if file.exists():
+            return file
+    runs = sorted(str(file.parent) for file in Path('out').glob('*/last.pt'))
+    trained = ', '.join(runs) or 'nothing yet: python train.py'
+    raise UserError(f'there is no checkpoint {path}; trained here: {trained}')
+
+
+def load_checkpoint(path):
+    """Return the checkpoint in a file, its tensors on the CPU.
+
+    Raises UserError if it is damaged, is not nanozoo's, or holds more than plain data.
+    """
+    try:
+        verify_zip(path)
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        if state['format'] == FORMAT:
+            for key, kind in REQUIRED.items():
+                if not isinstance(state[key], kind):
+                    raise ValueError(f'{key}: expected {kind.__name__}, found {type(state[key]).__name__}')
+            for key, place in ('model', state['keys']), ('tokenizer', state):
+                if key not in place:
+                    raise ValueError(f'{key} is missing')
+    except Exception as error:          # damage can show itself as any exception
+        reason = str(error).strip().split('\n')[0]
+        raise UserError(f'{path} is not a whole checkpoint of nanozoo ({type(error).__name__}: {reason})')
+    if state['format'] != FORMAT:
+        raise UserError(f'{path} has format {state["format"]}, this code reads {FORMAT}')
+    return migrate(state)
+
+
+def verify_zip(path):
+    """Raise ValueError unless a checkpoint, which is a zip archive, has the bytes that were written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()                     # compares the checksum of every member
+            if damaged:
+                raise ValueError(f'{damaged} is damaged')
+            for member in archive.infolist():
+                if member.external_attr & 0x10:     # a flipped bit made it a folder, which reads as empty
+                    raise ValueError(f'{member.filename} is damaged')
+    except (zipfile.BadZipFile, EOFError) as error:         # the file was cut
+        raise ValueError(str(error))
+
+
+def save_checkpoint(path, state):
+    """Write `state` to a file: all of it or nothing.
+
+    Raises OSError, RuntimeError or ValueError; the file that was there is then intact.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'{path.name}.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        verify_zip(temporary)
+        if path.name == 'last.pt' and path.exists():
+            keep_previous(path)
+        os.replace(temporary, path)
+        with contextlib.suppress(OSError):          # the file is whole; not every system can sync a folder
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def keep_previous(path):
+    """Give the file that is about to be replaced a second name, so that `path` itself is never missing."""
+    previous = path.with_name(f'{path.name}.previous')
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:                 # a file system without hard links: latest_checkpoint looks for both
+        os.replace(path, previous)
+
+
+def latest_checkpoint(out_dir):
+    """Return the checkpoint to resume from and its path, or (None, '').
+
+    If last.pt is damaged the one before it is taken, with a warning. Raises UserError if both are damaged, or
+    if out_dir is a file.
+    """
+    out_dir = Path(out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f'out_dir {out_dir} is a file; give another --out_dir', code=4)
+    damage = []
+    for path in out_dir / 'last.pt', out_dir / 'last.pt.previous':
+        if not path.exists():
+            continue
+        try:
+            state = load_checkpoint(path)
+        except UserError as error:
+            damage.append(str(error))
+            continue
+        for line in damage:
+            print(f'WARNING: {line}; going on from {path}, step {state["step"]}', file=sys.stderr)
+        return state, path
+    if damage:
+        raise UserError(*damage, 'to start again, this run moved aside: --init_from=scratch')
+    return None, ''
+
+
+def build_model(checkpoint, device='cpu'):
+    """Return the checkpoint's model with its weights, on `device`, in eval mode.
+
+    Raises UserError if the code and the checkpoint do not fit each other.
+    """
+    name = checkpoint['keys']['model']
+    if name not in configurator.model_names():
+        known = ', '.join(configurator.model_names())
+        raise UserError(f'the checkpoint has the model {name!r}; there are {known}')
+    module = import_module(f'models.{name}')
+    try:
+        config = module.Config(**checkpoint['config'])
+    except (TypeError, ValueError) as error:
+        raise UserError(f'the checkpoint does not fit the Config of models/{name}.py: {error}')
+    model = module.Model(config)
+    load_weights(model, checkpoint['model'])
+    return model.to(device).eval()
+
+
+def model_config(model, fields, info={}, dataset=''):
+    """Return the Config of models/<model>.py from the `fields` that were given and those in `info` of the
+    data set.
+
+    Raises UserError for values that are illegal, or that differ from those of the data set.
+    """
+    module = import_module(f'models.{model}')
+    names = [field.name for field in dataclasses.fields(module.Config)]
+    filled = {name: info[name] for name in names if name in info}
+    problems = []
+    for name, value in fields.items():
+        if filled.get(name, value) != value:
+            problems.append(f'{name} is {filled[name]!r} in the data set {dataset}, got {value!r}')
+    if problems:
+        raise UserError(*problems)
+    try:
+        return module.Config(**fields | filled)
+    except (TypeError, ValueError) as error:
+        raise UserError(*str(error).split('\n'))
+
+
+def load_weights(model, weights, strict=True):
+    """Load {name: tensor} into `model`; return a line for each tensor that does not fit.
+
+    Raises UserError with these lines if `strict`, or if no tensor fits.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    mismatches = []
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            mismatches.append(f'{name}: the model has {expected.get(name, "none")}, '
+                              f'the checkpoint {found.get(name, "none")}')
+    fitting = {name: tensor for name, tensor in weights.items() if expected.get(name) == found[name]}
+    if mismatches and (strict or not fitting):
+        more = ['...'] if len(mismatches) > 10 else []
+        raise UserError(f'{len(mismatches)} tensors do not fit:', *mismatches[:10], *more)
+    model.load_state_dict(fitting, strict=False)
+    return mismatches

@@ -1,0 +1,66 @@
+"""Errors that a user can mend end a script with a message and an exit code; all others with a traceback."""
+import errno
+import os
+import sys
+import textwrap
+
+DISK_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS  # full, over quota, too large, read-only
+
+
+class UserError(Exception):
+    """Something that the user can mend: `lines` say what was given, what was expected and what to do.
+
+    Exit codes of every script:
+        0 done                          5 out of memory
+        1 a bug, with a traceback       6 the loss diverged
+        2 configuration                 7 the target was missed
+        3 data or network               130 interrupted (SIGINT) and saved
+        4 something cannot be saved     143 terminated (SIGTERM) and saved
+    """
+
+    def __init__(self, *lines, code=2):
+        super().__init__('\n'.join(lines))
+        self.code = code
+
+
+def out_of_memory(error):
+    """Return whether an exception means that memory ran out, on whatever device."""
+    text = str(error)
+    return isinstance(error, MemoryError) or 'out of memory' in text or 'allocate memory' in text
+
+
+def of_a_step(error, n_rows):
+    """Return the UserError for a training step that failed for want of memory or of a compiler, else `error`.
+
+    `n_rows` went through the model at once.
+    """
+    first_line = str(error).strip().split('\n')[0][:200]
+    if out_of_memory(error) and n_rows > 1:
+        return UserError(f'out of memory with {n_rows} rows per forward pass: {first_line}',
+                         'what is saved is intact; the same run in smaller parts: '
+                         f'--micro_batch_size={n_rows // 2}', code=5)
+    modules = [kind.__module__ for kind in type(error).__mro__]
+    if any(module.startswith(('torch._dynamo', 'torch._inductor', 'triton')) for module in modules):
+        return UserError(f'torch.compile failed: {first_line}', 'train without it: --compile=False')
+    return error
+
+
+def excepthook(kind, error, trace):
+    """End the process with the exit code that fits `error`. Every script sets this as sys.excepthook."""
+    if isinstance(error, UserError):
+        rank = f'[rank {os.environ["RANK"]}] ' if 'RANK' in os.environ else ''
+        print(textwrap.indent(str(error), rank), file=sys.stderr, flush=True)
+        raise SystemExit(error.code)
+    if issubclass(kind, KeyboardInterrupt):
+        raise SystemExit(130)
+    if issubclass(kind, BrokenPipeError):       # nobody reads the output any more: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(0)
+    if out_of_memory(error):
+        first_line = str(error).split('\n')[0][:200]
+        print(f'out of memory: {first_line}; what is saved is intact', file=sys.stderr)
+        raise SystemExit(5)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        print(f'{error.filename or "a file"} cannot be written: {error.strerror}', file=sys.stderr)
+        raise SystemExit(4)
+    sys.__excepthook__(kind, error, trace)

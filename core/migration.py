@@ -1,0 +1,35 @@
+"""Migration: checkpoints and logs of earlier revisions under the names of this one."""
+
+# Of what is models/cvae_prior.py now: the beginnings of the names in its state_dict.
+CVAE_PREFIXES = {
+    'label_seen': 'encoder_class_embed', 'levels': 'stages', 'guess': 'to_posterior', 'take': 'from_latent',
+    'label_made': 'decoder_class_embed', 'mix': 'bottleneck', 'draw': 'low_frequency.to_coefficients',
+    'sketched': 'from_low_frequency', 'prior.common': 'prior.shared_factor',
+    'prior.own': 'prior.class_factor', 'prior.shift': 'prior.bias'}
+
+
+def migrate(state):
+    """Return a checkpoint of an earlier revision, or a line of its log, under the names of this revision."""
+    keys = state['keys']
+    if 'warmup_iters' in keys and 'warmup_fraction' not in keys:        # one option meant both, by its size
+        is_fraction = keys['warmup_iters'] < 1
+        keys['warmup_fraction'] = keys['warmup_iters'] if is_fraction else 0.0
+        keys['warmup_iters'] = 0 if is_fraction else int(keys['warmup_iters'])
+    if 'streak' in state:                                               # good steps, or minus the bad ones
+        streak = state.pop('streak')
+        state['good_steps'] = max(streak, 0)
+        state['bad_steps'] = max(-streak, 0)
+        state['evals_since_best'] = state.pop('stale')
+    if keys.get('model') == 'cvae' and 'waves' in state.get('config', {}):
+        keys['model'] = 'cvae_prior'
+        if 'model' in state:
+            state['model'] = {renamed(name): tensor for name, tensor in state['model'].items()}
+    return state
+
+
+def renamed(name):
+    """Return the name of a tensor of the VAE in this revision."""
+    for old, new in CVAE_PREFIXES.items():
+        if name == old or name.startswith(f'{old}.'):
+            return new + name.removeprefix(old)
+    return name

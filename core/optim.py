@@ -1,0 +1,182 @@
+"""The optimizers and the learning rate of a step.
+
+Every parameter has one optimizer: Muon for the matrices of the blocks if asked for, AdamW or SGD for the
+rest. The learning rate of a parameter group is the option learning_rate times lr_factor(step), for all
+groups alike.
+"""
+import math
+
+import torch
+from torch import nn
+
+MATRIX_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d
+
+
+def lr_factor(step, schedule, warmup, max_iters, floor=0.0):
+    """Return the fraction of the peak learning rate at `step`: a rise over `warmup` steps, then the schedule.
+
+    cosine, linear and onecycle end at `floor`; inverse_sqrt does not fall below it; constant stays at 1.
+    """
+    if schedule == 'onecycle':
+        return onecycle(step, warmup, max_iters, floor)
+    # 1) a linear rise
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    # 2) from 0 after the warmup to 1 at the end
+    progress = min((step - warmup) / max(max_iters - warmup, 1), 1)
+    if schedule == 'cosine':                # Loshchilov & Hutter 2017
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+    if schedule == 'linear':
+        return floor + (1 - floor) * (1 - progress)
+    if schedule == 'inverse_sqrt':          # Vaswani et al. 2017, equation 3
+        return max(floor, math.sqrt((warmup + 1) / (step + 1)))
+    return 1.0
+
+
+def onecycle(step, warmup, max_iters, floor):
+    """Return lr_factor of Smith & Topin 2018: torch's OneCycleLR with pct_start = warmup / max_iters."""
+    first = 1 / 25                          # where it starts
+    peak_step = warmup - 1
+    if step <= peak_step:
+        return first + (1 - first) * (1 - math.cos(math.pi * step / max(peak_step, 1))) / 2
+    progress = min((step - peak_step) / max(max_iters - 1 - peak_step, 1), 1)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def warmup_steps(warmup_iters, warmup_fraction, max_iters):
+    """Return the number of warmup steps: a tenth of a run that is too short for what was asked for."""
+    warmup = warmup_iters or round(warmup_fraction * max_iters)
+    return warmup if warmup < max_iters else max_iters // 10
+
+
+def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
+    """Return the optimizers that together own every trainable parameter once.
+
+    Weight decay is for the weights of linear and convolution layers, not for embeddings, biases and norms.
+    Muon takes the weights of linear layers and ungrouped convolutions inside an nn.ModuleList.
+    """
+    embeddings = {module.weight for module in net.modules() if isinstance(module, nn.Embedding)}
+    matrices = {module.weight for module in net.modules() if isinstance(module, MATRIX_LAYERS)} - embeddings
+    muon_matrices = in_blocks(net) if optimizer == 'muon' else set()
+    muon = []
+    decay = []
+    no_decay = []
+    for p in net.parameters():
+        if not p.requires_grad:
+            continue
+        if p in muon_matrices:
+            muon.append(p)
+        elif p in matrices:
+            decay.append(p)
+        else:
+            no_decay.append(p)
+    groups = [{'params': no_decay, 'weight_decay': 0.0}, {'params': decay, 'weight_decay': weight_decay}]
+    groups = [group for group in groups if group['params']]
+    if optimizer == 'sgd':
+        return [torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)]
+    optimizers = []
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, lr, betas, fused=True))
+    if muon:
+        product_dtype = torch.bfloat16 if dtype == 'bfloat16' else torch.float32
+        optimizers.append(Muon(muon, lr, weight_decay, momentum, product_dtype))
+    return optimizers
+
+
+def in_blocks(net):
+    """Return the weights of linear layers and ungrouped convolutions inside an nn.ModuleList."""
+    weights = set()
+    for blocks in net.modules():
+        if not isinstance(blocks, nn.ModuleList):
+            continue
+        for module in blocks.modules():
+            if isinstance(module, MATRIX_LAYERS) and getattr(module, 'groups', 1) == 1:
+                weights.add(module.weight)
+    return weights
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with Nesterov's look-ahead, made orthogonal matrix by matrix (Jordan et al. 2024).
+
+    An orthogonal update moves every direction of a matrix equally far. It is scaled to the size of AdamW's
+    (Liu et al. 2025), so one learning rate serves both. A convolution is a matrix with a row for each index
+    of the weight's first axis: an output channel, or an input channel of a transposed convolution. Matrices
+    of one shape go through in one batched product, unlike in torch.optim.Muon.
+    """
+
+    def __init__(self, params, lr, weight_decay, momentum, dtype):
+        super().__init__(params, {'lr': lr, 'weight_decay': weight_decay, 'momentum': momentum})
+        self.dtype = dtype                      # of the matrix products
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group['params']:
+                by_shape.setdefault(p.shape, []).append(p)
+                if not self.state[p]:
+                    self.state[p]['momentum_buffer'] = torch.zeros_like(p)
+            for shape, weights in by_shape.items():
+                gradients = [p.grad for p in weights]
+                momenta = [self.state[p]['momentum_buffer'] for p in weights]
+                torch._foreach_lerp_(momenta, gradients, 1 - group['momentum'])
+                nesterov = torch._foreach_lerp(gradients, momenta, group['momentum'])
+                matrices = torch.stack(nesterov).flatten(2)                     # (n, rows, columns)
+                update = orthogonalize(matrices.to(self.dtype))
+                update = update * (0.2 * math.sqrt(max(matrices.shape[1:])))
+                updates = list(update.float().view(-1, *shape))
+                torch._foreach_mul_(weights, 1 - group['lr'] * group['weight_decay'])
+                torch._foreach_sub_(weights, updates, alpha=group['lr'])
+
+
+def orthogonalize(matrices):
+    """Return roughly the nearest orthogonal matrices to (n, rows, columns) ones.
+
+    Newton-Schulz steps of a polynomial bring the singular values to between 0.7 and 1.2 (Jordan et al. 2024).
+    """
+    tall = matrices.size(1) > matrices.size(2)
+    X = matrices.mT if tall else matrices       # the products are smaller this way
+    X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    X = newton_schulz_gram(X) if X.dtype == torch.float32 else newton_schulz(X)
+    return X.mT if tall else X
+
+
+def newton_schulz(X):
+    """Apply five times X <- P X with P = a I + b A + c A^2 and A = X X^T: (n, rows, columns) matrices."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    for _ in range(5):
+        A = X @ X.mT
+        B = torch.baddbmm(A, A, A, beta=b, alpha=c)         # b A + c A^2
+        X = torch.baddbmm(X, B, X, beta=a)                  # a X + B X
+    return X
+
+
+def newton_schulz_gram(X):
+    """Return the same in less time where there are more columns than rows: 0.6 of it in the blocks of a GPT.
+
+    After a step, A is P A P. So it is enough to follow A, which is smaller than X, and the product of all P.
+    For float32 alone: A has the squares of the singular values, and bfloat16 would lose the small ones.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    identity = torch.eye(X.size(1), dtype=X.dtype, device=X.device)
+    A = X @ X.mT
+    P = a * identity + torch.baddbmm(A, A, A, beta=b, alpha=c)
+    product = P
+    for _ in range(4):
+        A = P @ A @ P
+        P = a * identity + torch.baddbmm(A, A, A, beta=b, alpha=c)
+        product = P @ product
+    return product @ X
+
+
+def update_ema(ema_weights, weights, ema, step):
+    """Move the exponential moving averages towards the weights. Young averages forget faster."""
+    decay = min(ema, (1 + step) / (10 + step))
+    with torch.no_grad():
+        torch._foreach_lerp_(ema_weights, weights, 1 - decay)
+
+
+def swap(weights, ema_weights):
+    """Exchange the weights and their moving averages; a second call undoes the first."""
+    for p, average in zip(weights, ema_weights):
+        p.data, average.data = average.data, p.data

@@ -1,0 +1,167 @@
+"""Runs, read back from their log.jsonl: what they were, what they reached, which differ only in the seed.
+
+A run is a dict:
+    run, seed                   its folder and its seed
+    keys                        {name: value} of its options and of its model's Config fields
+    parameters, flops, machine, commit, torch       as the log says; commit is the revision of this code
+    steps, seconds              how far it came, and in what time
+    train, val, test            lines of its log, each a dict: {'step': 10, 'loss': 1.5, ...}
+"""
+import json
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+
+import configurator
+from configurator import ROOT
+from core.migration import migrate
+from core.errors import UserError
+from core.resume import COMMAND, MODES
+
+
+# --- a run
+
+def read_run(folder):
+    """Return the run in a folder. Raises UserError if there is none or its log is damaged."""
+    lines = read_log(folder)
+    starts = [line for line in lines if line.get('event') in ('config', 'resume')]
+    if not starts:
+        raise UserError(f'{folder}/log.jsonl is empty: no run has started there', code=3)
+    machines = []
+    commits = []
+    for line in starts:
+        several = f'{line["processes"]} x ' if line['processes'] > 1 else ''
+        machines.append(several + line['machine'])
+        commits.append(line['versions']['git'] or 'unknown')
+    last = migrate(starts[-1])      # a resumed run has the options with which it was last resumed
+    keys = default_options() | last['keys'] | last['config']
+    return {
+        'run': str(folder),
+        'seed': keys.pop('seed'),
+        'keys': {name: value for name, value in keys.items() if belongs_to_run(name, value)},
+        'parameters': last['parameters'],
+        'flops': last.get('flops'),
+        'machine': distinct(machines),
+        'commit': distinct(commits),
+        'torch': last['versions']['torch'],
+        'steps': max(line.get('step', 0) for line in lines),
+        'seconds': max(line.get('seconds', 0) for line in lines),
+        'train': [line for line in lines if line.get('event') == 'train'],
+        'val': [line for line in lines if line.get('split') == 'val'],
+        'test': [line for line in lines if line.get('split') == 'test'],
+    }
+
+
+def read_log(folder):
+    """Return the lines of a folder's log.jsonl as dicts. Raises UserError if one of them is damaged."""
+    file = Path(folder) / 'log.jsonl'
+    try:
+        texts = file.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f'{folder} is not a run: {file}: {error.strerror}', code=3)
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError:          # it is not JSON, or not even UTF-8
+            line = None
+        if not isinstance(line, dict):
+            raise UserError(f'{file}:{number} is cut or damaged; resuming the run repairs a cut log', code=3)
+        lines.append(line)
+    return lines
+
+
+def default_options():
+    """Return {name: default} of all options of train.py: the log of an older run lacks the newer ones."""
+    options = configurator.parse_options(ROOT / 'train.py')
+    options |= configurator.parse_options(ROOT / 'data' / 'augment.py', 'Augment')
+    return {name: option.default for name, option in options.items()}
+
+
+def belongs_to_run(name, value):
+    """Return whether an option says something about the run, not only about the command that started it."""
+    if name == 'init_from':
+        return value not in MODES           # a path: the run was fine-tuned from there
+    return name not in COMMAND and name != 'export'     # export: an option of earlier revisions
+
+
+def distinct(values):
+    """Return 'a, b' of the values a, b, a."""
+    return ', '.join(dict.fromkeys(str(value) for value in values))
+
+
+def summarize(run):
+    """Return what results/NAME.json holds of a run: the run, and how good it is.
+
+    Adds the metric that its model monitors, the goal ('min' or 'max'), the best value on val, and its step.
+    Of the log's lines only numbers remain: {name: number} of the best evaluation on val, of the last one on
+    test, and of train the medians. Raises UserError if the run was never evaluated.
+    """
+    model = run['keys']['model']
+    try:
+        metric, goal = import_module(f'models.{model}').Model.monitor
+    except ModuleNotFoundError:
+        raise UserError(f'{run["run"]} has the model {model}; without models/{model}.py it is not known '
+                        'which of its values is the best')
+    evaluations = [line for line in run['val'] if line.get(metric) is not None]     # null: it was not finite
+    if not evaluations:
+        raise UserError(f'{run["run"]} has no evaluation on val yet', code=3)
+    choose = min if goal == 'min' else max
+    best = choose(evaluations, key=lambda line: line[metric])
+    return run | {
+        'train': medians(run['train']),
+        'val': medians([best]),
+        'test': medians(run['test'][-1:]),
+        'metric': metric,
+        'goal': goal,
+        'best': best[metric],
+        'step': best['step'],
+    }
+
+
+def medians(lines):
+    """Return {name: median} of the numbers in lines of a log."""
+    return {name: median(values) for name, values in numbers(lines).items()}
+
+
+def numbers(lines):
+    """Return {name: [values]} of the numbers in lines of a log; lists and texts are left out."""
+    found = {}
+    for line in lines:
+        for name, value in line.items():
+            if isinstance(value, (int, float)):
+                found.setdefault(name, []).append(value)
+    return found
+
+
+# --- groups of runs
+
+def group_seeds(runs):
+    """Return the groups of runs that differ only in the seed: [(varying, runs)].
+
+    varying: {name: value} of the options in which the groups differ.
+    """
+    names = varying_names(runs)
+    groups = {}
+    for run in runs:
+        varying = {name: run['keys'][name] for name in names if name in run['keys']}
+        _, members = groups.setdefault(json.dumps(varying), (varying, []))
+        members.append(run)
+    return list(groups.values())
+
+
+def varying_names(runs):
+    """Return the names of the options in which runs differ. A Config field of other models does not count."""
+    known = {}          # model -> the options that any of its runs has
+    for run in runs:
+        known.setdefault(run['keys']['model'], {}).update(run['keys'])
+    names = {}          # a dict keeps their order
+    for options in known.values():
+        names.update(options)
+    varying = []
+    for name in names:
+        concerned = [run for run in runs if name in known[run['keys']['model']]]
+        values = {json.dumps(run['keys'].get(name)) for run in concerned}
+        if len(values) > 1:
+            varying.append(name)
+    return varying

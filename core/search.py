@@ -1,0 +1,221 @@
+"""Choose tokens from a model's logits: greedily, by sampling, by beam search.
+
+The first functions choose one next token, for any model that predicts tokens. The others write a whole target
+for each source. All they know of the model is a function `step`; `Decoder` is that of an encoder-decoder:
+
+    step(tokens, parents, sources) -> logits (N, V) of the next token of N unfinished targets
+        tokens (N, T): what they have so far; the first token of each is 0
+        parents (N,): which row of the previous call each of them extends by one token
+        sources (N,): which source each of them is a target for
+
+A token 1 ends a sentence, a token 0 stands before a target and pads a source.
+"""
+import torch
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+END = 1         # the token that ends a sentence
+
+
+def greedy(logits):
+    """Return the likeliest token of each row: (B, V) -> (B,)."""
+    return logits.argmax(-1)
+
+
+def truncate(logits, top_k=0, top_p=1.0, min_p=0.0):
+    """Return logits (B, V) with -inf for all tokens outside any of three sets. The likeliest is in all three.
+
+    top_k: the k likeliest tokens; 0: all. top_p: the smallest set with a total probability of at least p
+    (nucleus sampling, Holtzman et al. 2020); 1: all. min_p: the tokens of at least min_p times the highest
+    probability (Nguyen et al. 2024); 0: all.
+    """
+    V = logits.size(-1)
+    if 0 < top_k < V:
+        smallest = logits.topk(top_k).values[:, -1:]                    # (B, 1)
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p < 1:
+        probability, order = logits.softmax(-1).sort(descending=True)
+        likelier = probability.cumsum(-1) - probability                 # total of the tokens before this one
+        outside = likelier >= top_p                                     # they are enough without it
+        outside[:, 0] = False
+        outside = outside.scatter(-1, order, outside)                   # back from sorted order to token ids
+        logits = logits.masked_fill(outside, -torch.inf)
+    if min_p > 0:
+        probability = logits.softmax(-1)
+        smallest = min_p * probability.amax(-1, keepdim=True)
+        logits = logits.masked_fill(probability < smallest, -torch.inf)
+    return logits
+
+
+def sample(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, generator=None):
+    """Draw a token of each row from softmax(logits / temperature), truncated: (B, V) -> (B,).
+
+    Temperature 0 is greedy.
+    """
+    if temperature == 0:
+        return greedy(logits)
+    logits = logits - logits.amax(-1, keepdim=True)         # so that no small temperature gives inf - inf
+    logits = logits.float() / max(temperature, 1e-30)
+    probability = truncate(logits, top_k, top_p, min_p).softmax(-1)
+    return torch.multinomial(probability, 1, generator=generator).squeeze(1)
+
+
+class Decoder:
+    """The `step` described above, of a model with `encode` and `decode`, for the n sources in src (n, S).
+
+    The encoder runs once. With the cache, the decoder computes only the newest token of each target. Without,
+    it computes all of them again at every step: the same logits, more slowly.
+    """
+
+    def __init__(self, net, src, use_cache=True):
+        self.net = net
+        self.use_cache = use_cache
+        self.memory, self.padding_mask = net.encode(src)
+        self.kv_cache = None            # of the previous call's targets: for each layer (2, N, nh, T, hs)
+        self.sources = None             # of the previous call (N,)
+        self.memory_of_targets = None   # the rows `sources` of memory and padding_mask
+        self.mask_of_targets = None
+
+    def __call__(self, tokens, parents, sources):
+        if self.sources is None or not torch.equal(self.sources, sources):
+            self.sources = sources
+            self.memory_of_targets = [kv[:, sources] for kv in self.memory]
+            self.mask_of_targets = self.padding_mask[sources]
+        if self.use_cache:
+            self.extend_cache(parents)
+            tokens = tokens[:, -1:]
+        logits = self.net.decode(tokens, self.memory_of_targets, self.mask_of_targets, self.kv_cache)
+        return logits[:, -1]
+
+    def extend_cache(self, parents):
+        """Give each target its parent's keys and values, and room for those of one more token."""
+        if self.kv_cache is None:
+            self.kv_cache = [kv[:, :, :, :0] for kv in self.memory_of_targets]      # T = 0
+        else:
+            self.kv_cache = [kv[:, parents] for kv in self.kv_cache]
+        self.kv_cache = [F.pad(kv, (0, 0, 0, 1)) for kv in self.kv_cache]           # (2, N, nh, T + 1, hs)
+
+
+@torch.inference_mode()
+def decode(step, max_length, choose):
+    """Write a target for each of n sources, token by token: a list of n lists of ids, without the end.
+
+    max_length (n,): how many tokens a target may have, its end included.
+    choose: a function from logits (N, V) to tokens (N,), for example `greedy`.
+    """
+    n = len(max_length)
+    targets = [[] for _ in range(n)]
+    tokens = max_length.new_zeros(n, 1)                             # of the unfinished targets: (N, T)
+    sources = torch.arange(n, device=max_length.device)             # (N,)
+    parents = sources
+    while len(sources):
+        next_token = choose(step(tokens, parents, sources))         # (N,)
+        is_last = tokens.size(1) >= max_length[sources]
+        next_token = next_token.masked_fill(is_last, END)
+        unfinished = next_token != END
+        tokens = torch.cat([tokens, next_token[:, None]], 1)        # (N, T + 1)
+        parents = unfinished.nonzero().squeeze(1)                   # the rows that go on
+        tokens = tokens[parents]
+        sources = sources[parents]
+        for source, token in zip(sources.tolist(), tokens[:, -1].tolist()):
+            targets[source].append(token)
+    return targets
+
+
+@torch.inference_mode()
+def beam_search(step, max_length, beam=4, length_penalty=0.6):
+    """Search for the likeliest target of each of n sources: a list of n pairs (score, ids without the end).
+
+    Extend the `beam` likeliest unfinished targets of a source by every token, keep the likeliest, and so on.
+    One that ends is not replaced, so a beam of 1 is greedy. A target of T tokens, its end included, has the
+    score log p / ((5 + T) / 6)^length_penalty (Wu et al. 2016, equation 14). A source is done when none of
+    its unfinished targets can beat its best one: log p only falls, and T is at most max_length (n,). Raises
+    ValueError for a negative length_penalty, for which that does not hold, and for a beam below 1.
+    """
+    if length_penalty < 0 or beam < 1:
+        raise ValueError(f'beam {beam} and length_penalty {length_penalty}: expected at least 1 and 0')
+
+    def penalty(length):
+        return ((5 + length) / 6) ** length_penalty
+
+    # n sources, m of them unfinished, W beams of each of those, T tokens in each beam. A beam that has ended
+    # keeps its place: its log_p is -inf, so that nothing extends it.
+    n = len(max_length)
+    device = max_length.device
+    best_score = torch.full((n,), -torch.inf, device=device)
+    best_target = [[] for _ in range(n)]
+    unfinished = torch.arange(n, device=device)             # (m,), sources
+    n_open = torch.full((n,), beam, device=device)          # (m,), beams that have not ended
+    tokens = max_length.new_zeros(n, 1)                     # (m W, T); at first W = 1 and T = 1
+    log_p = torch.zeros(n, 1, device=device)                # (m, W)
+    parents = unfinished                                    # (m W,)
+    while len(unfinished):
+        m, W = log_p.shape
+        T = tokens.size(1)
+        logits = step(tokens, parents, unfinished.repeat_interleave(W))
+        next_log_p = logits.log_softmax(-1)                                             # (m W, V)
+        V = next_log_p.size(1)
+        must_end = max_length[unfinished] <= T                                          # (m,)
+        must_end = must_end.repeat_interleave(W)                                        # (m W,)
+        is_other = torch.arange(V, device=device) != END                                # (V,)
+        impossible = must_end[:, None] & is_other
+        next_log_p = next_log_p.masked_fill(impossible, -torch.inf)
+
+        # Of all W V extensions of a source, take the likeliest, as many as it has open beams.
+        extended = log_p.view(m * W, 1) + next_log_p
+        extended = extended.view(m, W * V)
+        W_new = min(beam, W * V)
+        log_p, index = extended.topk(W_new)         # (m, W_new); an index is its beam times V, plus the token
+        rank = torch.arange(W_new, device=device)
+        log_p = log_p.masked_fill(rank >= n_open[:, None], -torch.inf)
+        first_row = W * torch.arange(m, device=device)[:, None]     # of each source
+        parents = first_row + index // V
+        next_token = index % V
+        tokens = torch.cat([tokens[parents], next_token[..., None]], 2)                 # (m, W_new, T + 1)
+
+        # Some of them end here: they are candidates for the best target.
+        ended = (next_token == END) & log_p.isfinite()                                  # (m, W_new)
+        for i, j in ended.nonzero().tolist():
+            source = unfinished[i]
+            score = log_p[i, j] / penalty(T)
+            if score > best_score[source]:
+                best_score[source] = score
+                best_target[source] = tokens[i, j, 1:-1].tolist()
+        n_open = n_open - ended.sum(1)
+        log_p = log_p.masked_fill(ended, -torch.inf)
+
+        # Go on with the sources whose likeliest beam could still win, were its log p to fall no further.
+        highest_possible = log_p.amax(1) / penalty(max_length[unfinished])
+        can_win = highest_possible > best_score[unfinished]                             # (m,)
+        unfinished = unfinished[can_win]
+        n_open = n_open[can_win]
+        log_p = log_p[can_win]
+        tokens = tokens[can_win].flatten(0, 1)
+        parents = parents[can_win].flatten()
+    return list(zip(best_score.tolist(), best_target))
+
+
+@torch.inference_mode()
+def translate(net, sources, beam=4, length_penalty=0.6, choose=greedy, batch_size=64, cache=True):
+    """Translate `sources`, lists of S ids that end with END, into lists of at most 2 S + 10 ids without it.
+
+    beam 0 writes token by token with `choose`: logits (N, V) -> tokens (N,). Unless that draws at random, a
+    translation does not depend on what else is in its batch.
+    """
+    device = next(net.parameters()).device
+    targets = [None] * len(sources)
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))      # little padding in a batch
+    for start in range(0, len(order), batch_size):
+        batch = order[start:start + batch_size]
+        src = [torch.tensor(sources[i], device=device) for i in batch]
+        max_length = torch.tensor([2 * len(ids) + 10 for ids in src], device=device)
+        max_length = max_length.clamp(max=net.config.block_size)
+        step = Decoder(net, pad_sequence(src, batch_first=True), cache)
+        if beam:
+            found = beam_search(step, max_length, beam, length_penalty)
+            translations = [ids for score, ids in found]
+        else:
+            translations = decode(step, max_length, choose)
+        for i, ids in zip(batch, translations):
+            targets[i] = ids
+    return targets

@@ -1,0 +1,249 @@
+"""The readers: they choose the rows of a step and make batches of them on a device.
+
+    split = data.load_split('cifar10', 'train', ['image', 'label'])
+    rows = split.rows(step=0, batch_size=64, seed=1337)     # (64,) row numbers
+    batch = split.batch(rows)                               # {'image': (64, 3, 32, 32), 'label': (64,)}
+
+Fixed, Stream and Ragged are for the three kinds of field and have the same methods, those of Split. The rows
+of a step are a function of (seed, step): there is no state to save, and a resumed run reads the same batches.
+"""
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.errors import UserError
+from data.augment import Augment, AugmentedRows, to_device
+
+BUCKET_BATCHES = 100    # batches of ragged rows that are sorted by length together
+
+
+@dataclass(eq=False)
+class Split:
+    """One split of a data set; len() is the number of rows of an epoch.
+
+    A subclass defines what a row is: __len__, shuffle, read and evaluation_batches.
+    """
+    path: Path              # folder of the data set, for messages
+    name: str               # train, val, ...
+    size: int               # rows; of a stream, tokens
+    kinds: dict             # {field: 'fixed', 'stream' or 'ragged'}
+    arrays: dict            # {field: tensor}
+    resident: bool          # whether the arrays are on `device`, or memory-mapped
+    device: torch.device    # where batches go
+    block_size: int         # T, in tokens: the window of a stream, the longest row of a ragged field
+    augment: Augment        # or None
+    mean: list              # of each channel of the images, in [0, 1], or None
+    ragged = False          # whether rows have different lengths
+    too_long = 0            # rows longer than block_size
+
+    def __post_init__(self):
+        self.fields = list(self.arrays)
+        self._epoch = None                  # (epoch, batch_size, seed) of the rows in _epoch_rows
+        self._next_rows = None              # the rows that _next_batch, a future, is reading
+        self._next_batch = None
+        self._reader = None if self.resident else ThreadPoolExecutor(1)
+
+    def rows(self, step, batch_size, seed):
+        """Return the rows of a step's global batch, (batch_size,); AugmentedRows if they are augmented."""
+        epoch, i = divmod(step, len(self) // batch_size)
+        if self._epoch != (epoch, batch_size, seed):
+            self._epoch = epoch, batch_size, seed
+            self._epoch_rows = self.epoch_batches(epoch, batch_size, seed)
+        rows = self._epoch_rows[i]
+        if self.augment:
+            return self.augment.sample_params(rows, epoch, step, seed)
+        return rows
+
+    def epoch_batches(self, epoch, batch_size, seed):
+        """Return the rows of each step of an epoch: (len(self) // batch_size, batch_size).
+
+        A row occurs at most once. Rows that do not fill a batch are left out, others in each epoch.
+        """
+        rng = np.random.default_rng((seed, epoch, 0))
+        rows = self.shuffle(rng)
+        rows = rows[:len(self) // batch_size * batch_size]
+        return self.make_batches(rows, batch_size, rng)
+
+    def make_batches(self, rows, batch_size, rng):
+        """Return shuffled rows as batches: (n,) -> (n // batch_size, batch_size)."""
+        return rows.reshape(-1, batch_size)
+
+    def sort_by_length(self, rows):
+        """Return `rows` with similar lengths side by side: as they are, if all rows have one length."""
+        return rows
+
+    def batch(self, rows, next_rows=None):
+        """Return {field: tensor} of `rows` on the device: tokens and labels in int64, images as stored.
+
+        A memory map reads `next_rows`, those of the next call, ahead, while the device computes.
+        """
+        if isinstance(rows, AugmentedRows):
+            batch = self.batch(rows.rows, next_rows and next_rows.rows)
+            return self.augment.apply(batch, rows, self.mean)
+        if self.resident:
+            return self.gather(rows)
+        if self._next_batch and np.array_equal(self._next_rows, rows):
+            batch = self._next_batch.result()
+        else:
+            batch = self.gather(rows)
+        self._next_rows = next_rows
+        self._next_batch = None if next_rows is None else self._reader.submit(self.gather, next_rows)
+        return {field: to_device(values, self.device) for field, values in batch.items()}
+
+    def gather(self, rows):
+        """Return {field: tensor} of `rows` on the device of the arrays."""
+        batch = {field: self.read(field, rows) for field in self.fields}
+        if self.device.type == 'cuda' and not self.resident:
+            return {field: values.pin_memory() for field, values in batch.items()}      # can be copied faster
+        return batch
+
+
+class Fixed(Split):
+    """Rows of one shape, along the first axis of the arrays: images, labels, masks."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.indices = np.arange(self.size)     # the rows of an epoch
+
+    def __len__(self):
+        return len(self.indices)
+
+    def shuffle(self, rng):
+        """Return the rows of an epoch in random order."""
+        return self.indices[rng.permutation(len(self))]
+
+    def evaluation_batches(self, batch_size):
+        """Return a list of batches, (batch_size,) rows or fewer, with every row once."""
+        return cut(self.sort_by_length(np.arange(self.size)), batch_size)
+
+    def read(self, field, rows):
+        """Return one field of `rows`: (B, ...)."""
+        array = self.arrays[field]
+        values = array[to_device(rows, array.device)]
+        is_image = values.dim() > 1 and values.dtype == torch.uint8     # the model scales images itself
+        return values if is_image else to_int64(values)
+
+
+class Stream(Split):
+    """Windows of one long run of N tokens. A row is the position where its window begins.
+
+    A window has T + 1 tokens, T inputs and the targets, one token further. So neighbours share a token, and
+    every target counts once. With N = 13 and T = 4 an epoch has n = 2 windows; at offset 3 they are:
+
+        tokens   0 1 2 3 4 5 6 7 8 9 10 11 12
+        row 3          3 4 5 6 7
+        row 7                  7 8 9 10 11
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        needed = self.block_size + 1 if self.name == 'train' else 2
+        if self.size < needed:
+            raise UserError(f'{self.path}: {self.name} has {self.size:,} tokens, block_size '
+                            f'{self.block_size} needs {needed:,}: more text, or '
+                            f'--block_size={self.size // 2}', code=3)
+
+    def __len__(self):
+        return max(1, (self.size - self.block_size) // self.block_size)
+
+    def shuffle(self, rng):
+        """Cut the stream into n windows from a random offset below T on; return them in random order.
+
+        The offset is another one in each epoch, and so are the fewer than 2 T targets that are left out.
+        """
+        n, T = len(self), self.block_size
+        offset = rng.integers(min(T, self.size - n * T))
+        return offset + T * rng.permutation(n)
+
+    def evaluation_batches(self, batch_size):
+        """Return a list of batches with all N - 1 targets once; a shorter window is a batch of its own."""
+        T = self.block_size
+        rows = np.arange(0, self.size - 1, T)
+        whole = (self.size - 1) // T
+        return cut(rows[:whole], batch_size) + cut(rows[whole:], 1)
+
+    def read(self, field, rows):
+        """Return the windows that begin at `rows`: (B, T + 1), or shorter at the end of the stream."""
+        array = self.arrays[field]
+        width = min(self.block_size + 1, self.size - int(rows.max()))
+        start = to_device(rows, array.device)[:, None]                  # (B, 1)
+        position = start + torch.arange(width, device=array.device)     # (B, width)
+        return to_int64(array[position])
+
+
+@dataclass(eq=False)
+class Ragged(Fixed):
+    """Rows of which some fields have different lengths. A batch is padded with 0 to its longest row."""
+    offsets: dict           # {field: (rows + 1,)}: where rows begin in the array, and where the last one ends
+    pad_to: int             # the length of a batch is a multiple of it, in tokens
+    drop_too_long: bool     # whether rows longer than block_size are dropped, else cut
+
+    ragged = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.starts = {field: offsets[:-1] for field, offsets in self.offsets.items()}
+        self.lengths = {field: np.diff(offsets) for field, offsets in self.offsets.items()}
+        T = self.block_size or max(lengths.max() for lengths in self.lengths.values())
+        too_long = np.any([lengths > T for lengths in self.lengths.values()], axis=0)   # (rows,)
+        self.too_long = int(too_long.sum())
+        if self.drop_too_long:
+            self.indices = self.indices[~too_long]
+        if not len(self.indices):
+            raise UserError(f'{self.path}: all rows of {self.name} are longer than block_size {T}', code=3)
+        self.lengths = {field: np.minimum(lengths, T) for field, lengths in self.lengths.items()}
+
+    def make_batches(self, rows, batch_size, rng):
+        """Return batches of rows of similar length, which need little padding (bucketing by length).
+
+        Each bucket of 100 batches of shuffled rows is sorted by length; then all batches are shuffled.
+        """
+        buckets = cut(rows, BUCKET_BATCHES * batch_size)
+        rows = np.concatenate([self.sort_by_length(bucket) for bucket in buckets])
+        return rng.permutation(rows.reshape(-1, batch_size))
+
+    def sort_by_length(self, rows):
+        """Return `rows` sorted by the longest field and, among equals, by the others up and down in turn.
+
+        A boustrophedon sort: where the first length grows, the others do not jump. Of rows with the lengths
+        (tgt, src) = (3, 1) (3, 6) (4, 1) (4, 6) the order is (3, 1) (3, 6) (4, 6) (4, 1).
+        """
+        lengths = [lengths[rows] for lengths in self.lengths.values()]
+        *others, longest = sorted(lengths, key=np.sum)
+        keys = [np.where(longest % 2 == 1, other, -other) for other in others]
+        return rows[np.lexsort([*keys, longest])]       # lexsort sorts by its last key first
+
+    def read(self, field, rows):
+        """Return one field of `rows`, padded with 0: (B, longest row of the batch)."""
+        if field not in self.lengths:
+            return super().read(field, rows)
+        array = self.arrays[field]
+        lengths = self.lengths[field][rows]
+        width = math.ceil(max(1, lengths.max()) / self.pad_to) * self.pad_to
+        width = min(width, self.block_size or width)
+        column = torch.arange(width, device=array.device)               # (width,)
+        start = to_device(self.starts[field][rows], array.device)[:, None]      # (B, 1)
+        position = (start + column).clamp(max=len(array) - 1)           # (B, width)
+        is_padding = column >= to_device(lengths, array.device)[:, None]
+        return to_int64(array[position].masked_fill(is_padding, 0))
+
+    def row(self, field, i):
+        """Return row i of a ragged field: a list of ids, without padding."""
+        return self.read(field, np.array([i]))[0, :self.lengths[field][i]].tolist()
+
+
+def cut(rows, size):
+    """Return an array cut into parts of `size`, the last of which may be shorter."""
+    return [rows[i:i + size] for i in range(0, len(rows), size)]
+
+
+def to_int64(values):
+    """Return integers in int64; those of two and four bytes are stored with the bits of unsigned ones."""
+    if values.is_floating_point():
+        return values
+    bits = 8 * values.element_size()
+    return values.long() & (2**bits - 1)

@@ -1,0 +1,73 @@
+"""Tokenizers: from text to ids and back. They are small: meta.json and every checkpoint hold one as JSON.
+
+    tokenizer = load({'kind': 'characters', 'characters': 'abc'})
+    tokenizer.decode(tokenizer.encode('cab'))       # 'cab'
+
+Characters and Bytes are here, byte pair encoding is in bpe.py.
+"""
+from core.errors import UserError
+from data import bpe
+
+
+class Characters:
+    """One id per character of a fixed alphabet."""
+
+    def __init__(self, characters):
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self.id = {character: i for i, character in enumerate(characters)}
+
+    def encode(self, text):
+        """Return `text` as a list of ids. Raises UserError that names characters outside the alphabet."""
+        unknown = sorted(set(text) - set(self.id))
+        if unknown:
+            names = ', '.join(repr(character) for character in unknown[:8])
+            raise UserError(f'the tokenizer lacks {names}', f'it has {self.characters!r}')
+        return [self.id[character] for character in text]
+
+    def decode(self, ids):
+        """Return the text of `ids`."""
+        return ''.join(self.characters[i] for i in ids)
+
+    def begin(self):
+        """Return the ids that stand for the beginning of a text: a new line where there is one."""
+        return [self.id.get('\n', 0)]
+
+    def json(self):
+        """Return what `load` makes the tokenizer from."""
+        return {'kind': 'characters', 'characters': self.characters}
+
+
+class Bytes:
+    """One id per byte of UTF-8: every text can be encoded, and a loss per token is one per byte."""
+    vocab_size = 256
+
+    def encode(self, text):
+        """Return `text` as a list of ids. Raises UserError if it comes from bytes that are not UTF-8."""
+        return list(bpe.to_utf8(text))
+
+    def decode(self, ids):
+        """Return the text of `ids`; U+FFFD stands for bytes that are not UTF-8."""
+        return bytes(ids).decode('utf-8', errors='replace')
+
+    def begin(self):
+        """Return the ids that stand for the beginning of a text: a new line."""
+        return [ord('\n')]
+
+    def json(self):
+        """Return what `load` makes the tokenizer from."""
+        return {'kind': 'bytes'}
+
+
+def load(json):
+    """Return the tokenizer that `json` describes; None for None. Raises UserError for an unknown kind."""
+    match json:
+        case None:
+            return None
+        case {'kind': 'characters', 'characters': str(characters)}:
+            return Characters(characters)
+        case {'kind': 'bytes'}:
+            return Bytes()
+        case {'kind': 'bpe', 'merges': str(merges), 'n_sentinel': int(n_sentinel)}:
+            return bpe.load(merges, n_sentinel)
+    raise UserError(f'no such tokenizer is known here: {str(json)[:80]}', code=3)

@@ -1,0 +1,1 @@
+"""Plots of one trained model, a file for each kind. plot.py chooses among them by --what."""

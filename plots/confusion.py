@@ -1,0 +1,50 @@
+"""The confusion matrix of a classifier: how many rows of each true class are taken for each class."""
+import numpy as np
+
+from core.checkpoint import find_checkpoint, load_checkpoint
+from core.errors import UserError
+from plots.figure import heatmap, new_figure, save_figure
+
+
+def draw(run, out='plot.png'):
+    """Draw the confusion matrix of a run's last evaluation on test, else on val.
+
+    A cell holds a number of rows; its color is the fraction of the true class. Raises UserError if no
+    evaluation logged a matrix.
+    """
+    evaluations = [line for line in run['val'] + run['test'] if 'confusion' in line]
+    if not evaluations:
+        raise UserError(f'no confusion in {run["run"]}: only the evaluation of a classifier logs one', code=3)
+    line = evaluations[-1]
+    count = np.array(line['confusion'])                                 # (n, n): true class, predicted class
+    fraction = count / np.maximum(count.sum(1, keepdims=True), 1)       # 0 for a class without rows
+    n = len(count)
+    names = class_names(run['run'], n)
+
+    side = max(5, 2 + 0.4 * n)      # inches
+    figure = new_figure(side, side)
+    axes = figure.subplots()
+    keys = run['keys']
+    title = (f'{keys["model"]} on {keys["dataset"]}, {line["split"]} at step {line["step"]:,}\n'
+             f'{count.trace():,.0f} of {count.sum():,.0f} correct')
+    heatmap(axes, fraction, names, names, title, size=8)
+    axes.set(xlabel='predicted', ylabel='true')
+    for (i, j), rows in np.ndenumerate(count):
+        if rows == 0 and n > 12:        # so many zeros would crowd the plot
+            continue
+        if fraction[i, j] > 0.5:
+            color = 'white'
+        else:
+            color = 'black' if rows else 'silver'
+        axes.text(j, i, f'{rows:.0f}', size=8, color=color, ha='center', va='center')
+    save_figure(figure, out)
+
+
+def class_names(folder, n):
+    """Return the names of the n classes that the run's checkpoint has; without a checkpoint, numbers."""
+    try:
+        checkpoint = load_checkpoint(find_checkpoint(folder))
+    except UserError:
+        return range(n)
+    names = checkpoint.get('info', {}).get('classes', [])
+    return names if len(names) == n else range(n)

@@ -1,0 +1,40 @@
+"""What all plots share: figures, their colors, heatmaps."""
+from matplotlib.figure import Figure        # without pyplot, which opens windows and keeps state
+
+from core.errors import UserError
+
+COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7',       # Okabe & Ito 2008: also for the color-blind
+          '#e69f00', '#56b4e9', '#000000']
+
+
+def new_figure(width, height):
+    """Return an empty figure, its size in inches."""
+    return Figure((width, height), dpi=150, layout='constrained')
+
+
+def save_figure(figure, out):
+    """Write a figure to the file `out` and print its name. Raises UserError if it cannot be written."""
+    try:
+        figure.savefig(out)
+    except (OSError, ValueError) as error:      # no such folder, no such format
+        raise UserError(f'--out={out} cannot be written: {error}', code=4)
+    print(f'wrote {out}')
+
+
+def open_axes(axes, which='major'):
+    """Give axes a faint grid (of 'major' ticks, or of 'both' major and minor) and no frame above or right."""
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.2, which=which)
+
+
+def heatmap(axes, values, rows, columns, title, size):
+    """Draw a matrix of values between 0 (white) and 1 (blue), with the names of its rows and columns.
+
+    size: of the font, in points.
+    """
+    axes.imshow(values, 'Blues', vmin=0, vmax=1)
+    axes.set_xticks(range(len(columns)))
+    axes.set_yticks(range(len(rows)))
+    axes.set_xticklabels(columns, size=size, rotation=90, parse_math=False)     # a '$' begins no formula
+    axes.set_yticklabels(rows, size=size, parse_math=False)
+    axes.set_title(title, loc='left', size=size + 2)

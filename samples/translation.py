@@ -1,0 +1,115 @@
+"""Translate sentences, one on each line, or a split of the data set.
+
+    python sample.py --out_dir=out/multi30k --start='A dog runs.'
+    python sample.py --out_dir=out/multi30k --start=FILE:english.txt --out=french.txt
+    python sample.py --out_dir=out/multi30k --split=test --beam=4 --bleu
+"""
+import functools
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from core import score, search
+from core.errors import UserError
+from core.facts import duration
+from data import tokenizers
+from samples import load_split, out_problems, read_prompt, writing
+
+# --- options of translation
+start = ''              # lines to translate; FILE:path to read them from a file, - from the standard input
+split = ''              # rows of the data set to use without a start; empty: test if there is one, else val
+out = ''                # FILE.txt to write the translations to, one on each line; empty: they are printed
+bleu = False            # print BLEU: how similar the translations of a split are to its references
+beam = 4                # beam size of the search; 1: greedy; 0: sample at random, by the options below
+length_penalty = 0.6    # of beam search; the larger, the more it favours long translations
+temperature = 0.8       # below 1 safer, above 1 wilder, 0 always the likeliest token
+top_k = 0               # choose among the k likeliest tokens only; 0: among all
+top_p = 1.0             # choose among the fewest tokens that together have this probability; 0: the likeliest
+min_p = 0.0             # choose among tokens of at least this fraction of the likeliest's probability; 0: all
+cache = True            # keep keys and values of earlier tokens; False: the same text, slower, to compare
+
+LIMITS = {'beam': 1000, 'length_penalty': 10, 'temperature': 1e9, 'top_k': 10**9, 'top_p': 1, 'min_p': 1}
+
+
+def problems(given):
+    """Return a line for each mistake in the options, of which `given` were given."""
+    lines = out_problems(out, '.txt')
+    if start and (split or bleu):
+        lines.append('start is text of your own; split and bleu are for rows of the data set')
+    unused = [name for name in ('temperature', 'top_k', 'top_p', 'min_p') if name in given]
+    if beam and unused:
+        lines.append(f'{", ".join(unused)}: only used for sampling at random, --beam=0')
+    return lines
+
+
+def make_sampler(net, seed):
+    """Return the function that draws the next token, as the options say: logits (B, V) -> tokens (B,)."""
+    device = next(net.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    return functools.partial(search.sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+                             generator=generator)
+
+
+def translate_ids(net, sources, seed):
+    """Translate lists of ids, as the options say. Cut those that are too long; leave empty ones empty."""
+    block_size = net.config.block_size
+    full = []
+    for number, ids in enumerate(sources, start=1):
+        if len(ids) > block_size:
+            print(f'line {number} has {len(ids)} tokens, the model reads the first {block_size} of them',
+                  file=sys.stderr)
+            ids = ids[:block_size - 1] + [search.END]
+        if len(ids) > 1:
+            full.append(ids)
+    choose = make_sampler(net, seed)
+    translations = iter(search.translate(net, full, beam, length_penalty, choose, cache=cache))
+    return [next(translations) if len(ids) > 1 else [] for ids in sources]
+
+
+def show(net, checkpoint, folder, seed):
+    """Print the translations or write them to `out`; print their BLEU, if asked to."""
+    tokenizer = tokenizers.load(checkpoint['tokenizer'])
+    if tokenizer is None:
+        raise UserError('the model has no tokenizer, so it cannot translate text')
+    references = []
+    if start:
+        lines = read_prompt(start).removesuffix('\n').split('\n')
+        sources = [tokenizer.encode(line) + [search.END] for line in lines]
+        name = ''
+    else:
+        pairs = load_split(checkpoint, split, ('src', 'tgt'))
+        sources = [pairs.row('src', i) for i in range(pairs.size)]
+        references = [tokenizer.decode(pairs.row('tgt', i)) for i in range(pairs.size)]
+        name = pairs.name
+
+    start_time = time.monotonic()
+    texts = [tokenizer.decode(ids) for ids in translate_ids(net, sources, seed)]
+    seconds = time.monotonic() - start_time
+    if out:
+        with writing(out):
+            Path(out).write_text(''.join(f'{text}\n' for text in texts), encoding='utf-8')
+    elif not bleu:
+        print('\n'.join(texts))
+    if bleu:
+        method = f'beam {beam}, length_penalty {length_penalty}'
+        if beam == 1:
+            method = 'greedy'
+        elif beam == 0:
+            method = f'sampled at temperature {temperature}, seed {seed}'
+        bleu_score = score.bleu(texts, references)
+        print(f'BLEU {bleu_score:.2f} of {len(texts):,} lines of {name}, cased, 13a; {method}, '
+              f'at most 2 S + 10 tokens; {duration(seconds)}')
+
+
+def preview(net, tokenizer, split):
+    """Return the first three rows of a split: source, translation, reference."""
+    rows = range(min(3, split.size))
+    sources = [split.row('src', i) for i in rows]
+    references = [split.row('tgt', i) for i in rows]
+    translations = search.translate(net, sources)
+    paragraphs = []
+    for sentences in zip(sources, translations, references):
+        paragraphs.append('\n'.join(tokenizer.decode(ids) for ids in sentences))
+    return '\n\n'.join(paragraphs)
