@@ -11,9 +11,10 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-import run  # noqa: E402
+from core.checkpoint import save_checkpoint  # noqa: E402
+from core.facts import machine_name, versions  # noqa: E402
 
-FILES = 'faults train data download configurator sample repository'.split()
+FILES = sorted(path.name for path in (ROOT / 'tests').glob('test_*.py'))
 FAULTS = {      # parts of the names of the tests that inject it
     'killed (`kill -9`) at a random step': ['killed_20_times_at_random_steps', 'resume_after_a_kill'],
     'killed while a checkpoint is written': ['killed_20_times_while_saving'],
@@ -41,17 +42,17 @@ FAULTS = {      # parts of the names of the tests that inject it
     'a gradient a million times as large': ['a_million_times'],
     'out of memory': ['out_of_memory'],
     'damaged data: cut, empty, missing, beyond the vocabulary, meta.json edited':
-        ['a_damaged_file_is_refused', 'a_damaged_meta', 'train_refuses_damaged', 'damaged_offsets',
-         'hashes_find', 'values_beyond', 'would_wrap', 'the_smallest_type'],
+        ['a_damaged_file_is_named', 'a_damaged_meta', 'train_finds_damaged', 'damaged_offsets',
+         'hashes_find', 'values_beyond', 'integers_that_do_not_fit'],
     'download: 404, 503, HTML, wrong or cut bytes, Range ignored, hang':
-        ['test_bad_host', 'nobody_there', 'test_resume', 'no_hash_known', 'of_other_bytes', 'already_there',
-         'another_range', 'next_host'],
+        ['a_host_that_fails', 'where_nobody_answers', 'a_part_is_continued', 'without_a_known_hash',
+         'of_other_bytes', 'that_does_not_fit_is_fetched', 'next_host'],
     'a poisoned cache of tiktoken': ['poisoned'],
-    'hostile archive: paths, links, devices, bombs, lies, cuts': ['test_unpack'],
+    'hostile archive: paths, links, devices, bombs, lies, cuts': ['of_an_archive', 'out_of_the_folder', 'not_a_regular_file', 'member_that_is_too_large'],
     'two runs in one folder; a dead one\'s lock': ['of_two_runs'],
     'a process of two dies': ['if_a_rank_dies', 'torchrun_starts_it_again'],
     'processes that disagree': ['ranks_that_disagree'],
-    'the compiler fails, or is not there': ['where_the_compiler_fails', 'without_a_compiler'],
+    'the compiler fails, or is not there': ['a_compiler_that_fails', 'without_a_compiler'],
     'nobody reads the output, or it goes to a full disk': ['nobody_reads_on', 'closed_pipe'],
     'another folder, a path with spaces and accents, no locale; read-only data; another machine':
         ['another_place', 'read_only', 'moves_to_a_machine'],
@@ -65,7 +66,7 @@ def survived():
         report = Path(folder, 'report.xml')
         subprocess.run([sys.executable, '-m', 'pytest', '-q', '-o', 'junit_family=xunit1',
                         f'--junitxml={report}', '-k', ' or '.join(parts),
-                        *(f'tests/test_{name}.py' for name in FILES)], cwd=ROOT)
+                        *(f'tests/{name}' for name in FILES)], cwd=ROOT)
         counts, missing = {fault: [0, 0] for fault in FAULTS}, set(parts)
         for case in ElementTree.parse(report).iter('testcase'):
             part = next(part for part in parts if part in case.get('name').split('[')[0])
@@ -79,7 +80,7 @@ def survived():
 
 
 def cost(turns=15):
-    """(seconds of torch.save and fsync, seconds of run.write), medians of saving 64 MB in turns."""
+    """(seconds of torch.save and fsync, seconds of save_checkpoint), medians of saving 64 MB in turns."""
     state = {'model': {str(i): torch.randn(2**20) for i in range(16)}}
     found = [], []
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
@@ -98,7 +99,8 @@ def cost(turns=15):
 
 if __name__ == '__main__':
     plain, safe = cost()
-    counts, versions = survived(), versions()
+    counts = survived()
+    found = versions()
     rows = '\n'.join(f'| {fault} | {n:,} | {held:,} |' for fault, (n, held) in counts.items())
     text = f"""# Nothing lost
 
@@ -112,7 +114,7 @@ to the same numbers, or ended with its exit code and in words; nothing saved was
 Saving 64 MB, forced to the disk, read back, its predecessor kept, takes {safe / plain:.2f} x as long as
 `torch.save` and `fsync` alone: medians of 15 in turns, {safe:.2f} s and {plain:.2f} s.
 
-torch {versions['torch']}, Python {versions['python']}, {run.machine('cpu')}, commit {versions['git']}
+torch {found['torch']}, Python {found['python']}, {machine_name('cpu')}, commit {found['git']}
 
 `python tests/reliability.py`
 """
