@@ -1,6 +1,7 @@
 """Facts about a run and how they are printed: durations, metrics, commands, versions, memory."""
 import functools
 import json
+import os
 import platform
 import resource
 import shlex
@@ -14,7 +15,10 @@ from configurator import ROOT
 
 
 def command(**changes):
-    """Return the command that was given, with some options changed. A new max_iters replaces the epochs."""
+    """Return the command that was given, with some options changed. A new max_iters replaces the epochs.
+
+    Under torchrun it is a torchrun command: one process alone would have another micro-batch.
+    """
     dropped = set(changes)
     if 'max_iters' in changes:
         dropped.add('epochs')
@@ -23,7 +27,10 @@ def command(**changes):
         if argument.lstrip('-').split('=')[0] not in dropped:
             kept.append(argument)
     changed = [f'--{name}={value}' for name, value in changes.items()]
-    return shlex.join(['python', *kept, *changed])
+    launcher = ['python']
+    if 'LOCAL_WORLD_SIZE' in os.environ:
+        launcher = ['torchrun', f'--nproc_per_node={os.environ["LOCAL_WORLD_SIZE"]}']
+    return shlex.join([*launcher, *kept, *changed])
 
 
 def quote(path):

@@ -305,6 +305,16 @@ def test_declarations_are_what_python_sees(script):
         assert key.comment and (not key.choices or key.default in key.choices), name
 
 
+def test_a_comment_of_several_lines_is_shown_whole(tmp_path):
+    (tmp_path / 'script.py').write_text("""x = 1       # the first line;
+            # and the second
+# a heading
+y = 2       # another option
+""")
+    options = parse_options(tmp_path / 'script.py')
+    assert options['x'].comment == 'the first line; and the second' and options['y'].comment == 'another option'
+
+
 def test_other_annotations_are_no_choices_and_a_single_choice_is_one(tmp_path):
     (tmp_path / 'model.py').write_text('class Config:\n    sizes: tuple[int, int] = (1, 2)     # pixels\n'
                                        "    kind: Literal['one'] = 'one'        # which\n"

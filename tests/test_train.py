@@ -384,6 +384,23 @@ def test_a_finished_run_of_epochs_is_left_alone_unless_more_are_asked(launch, to
     assert code == 0 and max(losses(tmp_path / 'a')) == 28, text
 
 
+def test_the_advice_under_torchrun_is_a_torchrun_command(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['train.py', 'config/x.py'])
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    assert command(init_from='auto') == 'torchrun --nproc_per_node=2 train.py config/x.py --init_from=auto'
+
+
+def test_weight_decay_is_for_linear_and_convolution_layers_alone():
+    net = nn.Module()
+    net.conv = nn.Conv2d(3, 4, 3)
+    net.linear = nn.Linear(4, 4)
+    net.embed = nn.Embedding(5, 4)
+    net.table = nn.Parameter(torch.zeros(10, 4))       # a vector for each class, not a layer
+    adamw, = optim.make_optimizers(net, 'adamw', 1e-3, 0.1, (0.9, 0.99), 0.9, 'float32')
+    decayed = {p for group in adamw.param_groups if group['weight_decay'] for p in group['params']}
+    assert decayed == {net.conv.weight, net.linear.weight}
+
+
 def test_a_command_of_so_many_steps_is_not_one_of_epochs(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['train.py', 'config/x.py', '--epochs=3', '--max_iters=9', '--seed=2'])
     assert command(max_iters=5) == 'python train.py config/x.py --seed=2 --max_iters=5'
