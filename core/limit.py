@@ -49,7 +49,7 @@ class TimeLimit:
     def time_evaluation(self, splits, batch_size, evaluate, save, preview):
         """Return the seconds of an evaluation with its saves, and of what follows the last evaluation.
 
-        `evaluate(name, every)` evaluates every so many batches of a split, `save()` a checkpoint.
+        `evaluate(name, every)` evaluates each `every`-th batch of a split, `save()` a checkpoint.
         """
         batches = {name: len(split.evaluation_batches(batch_size)) for name, split in splits.items()}
         _, world = processes.rank_and_world()

@@ -48,7 +48,8 @@ FAULTS = {      # parts of the names of the tests that inject it
         ['a_host_that_fails', 'where_nobody_answers', 'a_part_is_continued', 'without_a_known_hash',
          'of_other_bytes', 'that_does_not_fit_is_fetched', 'next_host'],
     'a poisoned cache of tiktoken': ['poisoned'],
-    'hostile archive: paths, links, devices, bombs, lies, cuts': ['of_an_archive', 'out_of_the_folder', 'not_a_regular_file', 'member_that_is_too_large'],
+    'hostile archive: paths, links, devices, bombs, cuts':
+        ['of_an_archive', 'out_of_the_folder', 'not_a_regular_file', 'member_that_is_too_large'],
     'two runs in one folder; a dead one\'s lock': ['of_two_runs'],
     'a process of two dies': ['if_a_rank_dies', 'torchrun_starts_it_again'],
     'processes that disagree': ['ranks_that_disagree'],
