@@ -197,7 +197,6 @@ if __name__ == '__main__':
     options |= {'device': device, 'dtype': dtype, 'compile': compile}
     augment_options = {field.name: options[field.name] for field in dataclasses.fields(Augment)}
     check_options(options | {'micro_batch_size': micro_batch_size}, settings.fields, augment_options, world)
-
     preparing = time.monotonic()
     meta = data.prepare_if_missing(dataset, prepare, verify)
     run.start += time.monotonic() - preparing           # the run's clock stands still while data are prepared
@@ -217,16 +216,16 @@ if __name__ == '__main__':
     # --- 3. The data, the model, its optimizers.
     Model = import_module(f'models.{model}').Model
     fields = list(inspect.signature(Model.forward).parameters)[1:]
+    block_size = getattr(config, 'block_size', 0)
     splits = {}
     for name in dict.fromkeys(['train', *meta['splits']]):      # train first, and an error if there is none
         split = data.load_split(dataset, name, [field for field in fields if field != 'progress'],
-                                getattr(config, 'block_size', 0), device, pad_to,
+                                block_size, device, pad_to,
                                 Augment(**augment_options) if name == 'train' else None)
         splits[name] = split
         if split.too_long:
             done = 'dropped' if len(split) < split.size else 'cut'
-            run.print(f'{split.too_long:,} rows of {name}, longer than block_size {split.block_size}, '
-                      f'are {done}')
+            run.print(f'{split.too_long:,} rows of {name}, longer than block_size {block_size}, are {done}')
     train = splits['train']
     if len(train) < batch_size:
         raise UserError(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
@@ -247,13 +246,14 @@ if __name__ == '__main__':
             run.print(f'not taken from {init_from}: {line}')
     trainable = [p for p in net.parameters() if p.requires_grad]
     # Buffers that are saved are BatchNorm's statistics. The others are constants, which nothing changes.
-    buffers = [buffer for name, buffer in net.named_buffers() if name in net.state_dict()]
+    saved_names = net.state_dict().keys()
+    buffers = [buffer for name, buffer in net.named_buffers() if name in saved_names]
     averaged = trainable + [buffer for buffer in buffers if buffer.is_floating_point()]
     ema_weights = [tensor.detach().clone() for tensor in averaged] if ema else []
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype)
     state = State()
     if dtype == 'float16':              # the loss is a sum: over the rows and, in a stream, their tokens
-        state.scale = 2.0**16 / (micro_batch_size * (getattr(config, 'block_size', 0) or 1))
+        state.scale = 2.0**16 / (micro_batch_size * max(block_size, 1))
 
     def progress(fraction):
         """Return what the loop gives to a forward that asks for it: the fraction of the run that is over."""
