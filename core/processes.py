@@ -18,8 +18,7 @@ def join(device):
         torch.cuda.set_device(device)
         gpu = torch.device(device)
     store, *_ = next(dist.rendezvous('env://'))
-    # If a process dies, torchrun starts all of them again. A prefix keeps this attempt apart from the last
-    # one.
+    # If a process dies, torchrun starts all again. A prefix keeps this attempt apart from the last one.
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     dist.init_process_group('nccl' if gpu else 'gloo', store=dist.PrefixStore(attempt, store), rank=rank,
                             world_size=int(os.environ['WORLD_SIZE']), device_id=gpu)
@@ -57,7 +56,7 @@ def from_first(number, device):
     """Return the first process's number, on every process."""
     if not dist.is_initialized():
         return number
-    tensor = torch.tensor(float(number), device=device)
+    tensor = torch.tensor(float(number), dtype=torch.float64, device=device)    # exact for numbers of steps
     dist.broadcast(tensor, 0)
     return tensor.item()
 
