@@ -40,12 +40,12 @@ import samples
 from core import errors, machine, processes
 from core.checkpoint import build_model, load_checkpoint, load_weights, model_config
 from core.errors import UserError
-from core.facts import command, format_metrics, machine_name, metrics_of, peak_memory, versions
+from core.facts import command, format_metrics, metrics_of, peak_memory
 from core.limit import TimeLimit
 from core.optim import lr_factor, make_optimizers, swap, update_ema, warmup_steps
 from core.resume import check_data
 from core.run import Run
-from core.state import State, pack, unpack
+from core.state import State, describe, pack, saved_buffers, unpack
 from data.augment import Augment
 
 # --- the run
@@ -92,47 +92,52 @@ compile: Literal['auto', True, False] = 'auto'          # torch.compile
 threads = 0             # of a CPU; 0: as many as torch chooses
 deterministic = False   # repeat to the bit on CUDA too, where that costs time; a CPU does so anyway
 
-AT_LEAST_1 = 'eval_interval log_interval batch_size micro_batch_size pad_to max_iters'
-AT_LEAST_0 = ('sample_interval keep_interval patience warmup_iters warmup_fraction min_lr epochs max_minutes '
-              'weight_decay grad_clip beta1 beta2 momentum ema threads seed')
+AT_LEAST = {
+    1: 'eval_interval log_interval batch_size pad_to max_iters',
+    1e-12: 'learning_rate',
+    0: 'micro_batch_size sample_interval keep_interval patience warmup_iters warmup_fraction min_lr epochs '
+       'max_minutes weight_decay grad_clip beta1 beta2 momentum ema threads seed',
+}
+AT_MOST = {'learning_rate': 1e3, 'seed': 2**32 - 1, 'threads': 1024}
 BELOW_1 = 'warmup_fraction beta1 beta2 momentum ema'
 
 
-def check_options(options, fields, augment_options, world):
-    """Raise UserError with all problems of values that are wrong whatever the data set is."""
+def check_options(options, fields, world):
+    """Raise UserError with all problems of values that are wrong whatever the data set is.
+
+    fields: those of the model's Config that were given. world: the number of processes.
+    """
     problems = []
-    for name in AT_LEAST_1.split():
-        if options[name] < 1:
-            problems.append(f'{name} must be at least 1, got {options[name]}')
-    for name in AT_LEAST_0.split():
-        if options[name] < 0:
-            problems.append(f'{name} must be at least 0, got {options[name]}')
+    for least, names in AT_LEAST.items():
+        for name in names.split():
+            if options[name] < least:
+                problems.append(f'{name} must be at least {least}, got {options[name]}')
     for name in BELOW_1.split():
         if options[name] >= 1:
             problems.append(f'{name} must be below 1, got {options[name]}')
-    if not 1e-12 <= options['learning_rate'] <= 1e3:
-        problems.append(f'learning_rate must be from 1e-12 to 1000, got {options["learning_rate"]}')
-    for name, most in ('min_lr', options['learning_rate']), ('seed', 2**32 - 1), ('threads', 1024):
-        if options[name] > most:
-            problems.append(f'{name} must be at most {most}, got {options[name]}')
-    rows = options['micro_batch_size'] * world
-    if not problems and options['batch_size'] % rows:
+    most = AT_MOST | {'min_lr': options['learning_rate']}
+    for name in most:
+        if options[name] > most[name]:
+            problems.append(f'{name} must be at most {most[name]}, got {options[name]}')
+    micro_batch_size = max(options['micro_batch_size'], 1)
+    if options['batch_size'] % (micro_batch_size * world):
         problems.append(f'batch_size {options["batch_size"]} is not divisible by micro_batch_size '
-                        f'{options["micro_batch_size"]} x {world} processes')
+                        f'{micro_batch_size} x {world} processes')
     if 'RANK' in os.environ and options['device'] not in ('cpu', 'cuda'):
         problems.append(f'under torchrun the device must be cpu or cuda, got {options["device"]}')
-    for check in partial(Augment, **augment_options), partial(model_config, options['model'], fields):
-        try:
-            check()
-        except (ValueError, UserError) as error:
-            problems += str(error).split('\n')
+    with errors.collect(problems):
+        Augment.from_options(options)
+    with errors.collect(problems):
+        model_config(options['model'], fields)
     if problems:
         raise UserError(*problems)
 
 
 def seed_noise(*key):
     """Seed torch's generator, the source of all noise inside a model, by integers that say where we are."""
-    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    sequence = np.random.SeedSequence(key)
+    number = sequence.generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(number >> 1))
 
 
 def gradients(net, split, micro_batches, next_rows, autocast, scale, progress):
@@ -142,14 +147,16 @@ def gradients(net, split, micro_batches, next_rows, autocast, scale, progress):
     """
     total = {}
     for i, rows in enumerate(micro_batches):
-        last = i == len(micro_batches) - 1
-        if isinstance(net, DistributedDataParallel):
-            net.require_backward_grad_sync = last       # the processes exchange gradients once per step
-        batch = split.batch(rows, next_rows if last else micro_batches[i + 1])
+        is_last = i == len(micro_batches) - 1
+        if isinstance(net, DistributedDataParallel):    # the processes exchange gradients once per step
+            net.require_backward_grad_sync = is_last
+        rows_after = next_rows if is_last else micro_batches[i + 1]
+        batch = split.batch(rows, rows_after)
         try:
             with autocast:
                 sums = net(**batch, **progress)
-            (sums['loss'] * scale).backward()
+            scaled = sums['loss'] * scale
+            scaled.backward()
         except Exception as error:
             raise errors.of_a_step(error, len(rows))
         total = processes.add(total, sums)
@@ -165,23 +172,26 @@ def evaluate(net, split, batch_size, autocast, progress, seed, stop_requested, e
     """
     rank, world = processes.rank_and_world()
     batches = split.evaluation_batches(batch_size)[::every]
+    n = len(batches)
+    total = {}
     processes.broadcast_buffers(net)                    # BatchNorm's statistics are each process's own
     net.eval()
-    total = {}
     # Every process makes the same number of rounds, or it would wait for ever for the others to stop. One
-    # that has no batch left evaluates an earlier one again and adds 0 times its sums.
-    for i in range(rank, len(batches) + rank, world):
+    # that has no batch left evaluates an earlier one again, with weight 0.
+    for i in range(rank, n + rank, world):
         seed_noise(seed, i, *split.name.encode())
-        batch = split.batch(batches[i % len(batches)], batches[(i + world) % len(batches)])
+        next_rows = batches[(i + world) % n]
+        batch = split.batch(batches[i % n], next_rows)
         with autocast:
             sums = net.forward(**batch, **progress)
-        weight = 1.0 if i < len(batches) else 0.0
-        total = processes.add(total, {name: value * weight for name, value in sums.items()})
-        if (i // world % 16 == 0 or world == 1) and stop_requested():
+        total = processes.add(total, sums, weight=float(i < n))
+        ask_now = world == 1 or i // world % 16 == 0    # other processes have to be asked, which takes time
+        if ask_now and stop_requested():
             net.train()
             return None
     net.train()
-    return metrics_of(net, processes.to_host(processes.all_reduce(total)))
+    total = processes.all_reduce(total)
+    return metrics_of(net, processes.to_host(total))
 
 
 if __name__ == '__main__':
@@ -192,14 +202,12 @@ if __name__ == '__main__':
     globals().update(options)           # the options above now have the values that were given
     world = int(os.environ.get('WORLD_SIZE', 1))
     rank = int(os.environ.get('RANK', 0))
-    micro_batch_size = micro_batch_size or max(batch_size // world, 1)
     device, dtype, compile, reasons = machine.resolve(device, dtype, compile)
-    options |= {'device': device, 'dtype': dtype, 'compile': compile}
-    augment_options = {field.name: options[field.name] for field in dataclasses.fields(Augment)}
-    check_options(options | {'micro_batch_size': micro_batch_size}, settings.fields, augment_options, world)
-    preparing = time.monotonic()
-    meta = data.prepare_if_missing(dataset, prepare, verify)
-    run.start += time.monotonic() - preparing           # the run's clock stands still while data are prepared
+    options.update(device=device, dtype=dtype, compile=compile)
+    check_options(options, settings.fields, world)
+    micro_batch_size = micro_batch_size or batch_size // world
+    with run.clock_stopped():
+        meta = data.prepare_if_missing(dataset, prepare, verify)
     check_data(run.checkpoint, meta, options)
     config = model_config(model, settings.fields, meta['info'], dataset)
 
@@ -208,30 +216,22 @@ if __name__ == '__main__':
     options['threads'] = torch.get_num_threads()
     if 'RANK' in os.environ:
         device = processes.join(device)
-        step = run.checkpoint['step'] if run.checkpoint else 'none'
         facts = options | dataclasses.asdict(config) | data.hashes(meta)
-        processes.check_agreement(facts | {'checkpoint': step})
-    autocast = torch.autocast(device.split(':')[0], getattr(torch, dtype), enabled=dtype != 'float32')
+        processes.check_agreement(facts | {'checkpoint': run.first_step})
+    kind = device.split(':')[0]         # cpu, cuda or mps
+    autocast = torch.autocast(kind, getattr(torch, dtype), enabled=dtype != 'float32')
 
     # --- 3. The data, the model, its optimizers.
     Model = import_module(f'models.{model}').Model
-    fields = list(inspect.signature(Model.forward).parameters)[1:]
+    parameters = inspect.signature(Model.forward).parameters
+    fields = [name for name in parameters if name not in ('self', 'progress')]
     block_size = getattr(config, 'block_size', 0)
-    splits = {}
-    for name in dict.fromkeys(['train', *meta['splits']]):      # train first, and an error if there is none
-        split = data.load_split(dataset, name, [field for field in fields if field != 'progress'],
-                                block_size, device, pad_to,
-                                Augment(**augment_options) if name == 'train' else None)
-        splits[name] = split
-        if split.too_long:
-            done = 'dropped' if len(split) < split.size else 'cut'
-            run.print(f'{split.too_long:,} rows of {name}, longer than block_size {block_size}, are {done}')
+    augment = Augment.from_options(options)
+    splits = data.load_splits(dataset, fields, block_size, device, pad_to, augment, run.print)
     train = splits['train']
-    if len(train) < batch_size:
-        raise UserError(f'{dataset} has {len(train)} rows to train on, batch_size is {batch_size}: '
-                        f'--batch_size={len(train)}')
+    steps_per_epoch = train.steps_per_epoch(batch_size)
     if epochs:
-        max_iters = max(1, round(epochs * (len(train) // batch_size)))
+        max_iters = max(1, round(epochs * steps_per_epoch))
     max_iters = run.limit['max_iters'] or max_iters     # a resumed run ends where it would have ended
     warmup = warmup_steps(warmup_iters, warmup_fraction, max_iters)
     if warmup_iters >= max_iters:
@@ -241,15 +241,13 @@ if __name__ == '__main__':
     net = Model(config).to(device)
     if channels_last:
         net.to(memory_format=torch.channels_last)
-    if run.weights:
-        for line in load_weights(net, run.weights['model'], strict=False):
-            run.print(f'not taken from {init_from}: {line}')
+    run.load_initial_weights(net)
     trainable = [p for p in net.parameters() if p.requires_grad]
-    # Buffers that are saved are BatchNorm's statistics. The others are constants, which nothing changes.
-    saved_names = net.state_dict().keys()
-    buffers = [buffer for name, buffer in net.named_buffers() if name in saved_names]
+    buffers = saved_buffers(net)        # BatchNorm's statistics
     averaged = trainable + [buffer for buffer in buffers if buffer.is_floating_point()]
-    ema_weights = [tensor.detach().clone() for tensor in averaged] if ema else []
+    ema_weights = []
+    if ema:
+        ema_weights = [tensor.detach().clone() for tensor in averaged]
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype)
     state = State()
     if dtype == 'float16':              # the loss is a sum: over the rows and, in a stream, their tokens
@@ -257,11 +255,14 @@ if __name__ == '__main__':
 
     def progress(fraction):
         """Return what the loop gives to a forward that asks for it: the fraction of the run that is over."""
-        return {'progress': torch.full((), fraction, device=device)} if 'progress' in fields else {}
+        if 'progress' not in parameters:
+            return {}
+        return {'progress': torch.full((), fraction, device=device)}
 
     def micro_batches(step):
-        """Return this process's rows of a step, micro-batch by micro-batch."""
-        return train.rows(step, batch_size, seed).reshape(-1, world, micro_batch_size)[:, rank]
+        """Return this process's rows of a step, an array (micro-batches, micro_batch_size)."""
+        rows = train.rows(step, batch_size, seed).reshape(-1, world, micro_batch_size)
+        return rows[:, rank]
 
     def stop_requested():
         """Return the number of the signal that asked this or another process to stop, or 0."""
@@ -272,70 +273,71 @@ if __name__ == '__main__':
         return evaluate(net, splits[name], micro_batch_size, autocast, progress(1.0), seed, stop_requested,
                         every)
 
-    def checkpoint(**changes):
-        return pack(net, ema_weights, optimizers, state, run, options, config, meta, **changes)
+    def checkpoint():
+        """Return what a checkpoint holds."""
+        return pack(net, ema_weights, optimizers, state, run, options, config, meta)
 
     def save(name, **changes):
         """Save a checkpoint on the first process; return, on all of them, whether that worked."""
-        return bool(processes.from_first(run.save(name, checkpoint(**changes)), device))
+        saved = run.save(name, checkpoint() | changes)
+        return bool(processes.from_first(saved, device))
 
     def preview(net):
         """Return a short sample of what the model produces, as text."""
         return samples.preview(net, meta, splits.get('val', train))
 
+    def record(metrics):
+        """Record an evaluation on val; save best.pt if it is the best so far."""
+        before = dataclasses.replace(state)
+        improved = state.record(metrics, net.monitor)
+        run.log('eval', step=state.step, split='val', **metrics)
+        suffix = ', the best so far' if improved else ''
+        run.print(f'step {state.step}: val {format_metrics(metrics)}{suffix}')
+        if improved and not save('best.pt', ema=[]):
+            state.best = before.best                    # as if this evaluation had not been the best
+            state.evals_since_best = before.evals_since_best + 1
+        if sample_interval and state.step % sample_interval == 0 and state.step < max_iters:
+            run.print(preview(net))
+
     def validate():
-        """Evaluate on val, with the averaged weights if there are any; save last.pt, and best.pt if it is."""
+        """Evaluate on val, with the averaged weights if there are any; save last.pt."""
         swap(averaged, ema_weights)
-        metrics = evaluate_split(net, 'val') if 'val' in splits else None
-        if 'val' not in splits and state.step == max_iters:         # nothing to choose by
-            state.best = {'name': net.monitor[0], 'value': None, 'step': state.step}
+        if 'val' in splits:
+            metrics = evaluate_split(net, 'val')
+            if metrics:                                 # else a signal came
+                record(metrics)
+        elif state.step == max_iters:                   # without val the last weights are the best
+            state.take_last(net.monitor)
             save('best.pt', ema=[])
-        if metrics:
-            before = dataclasses.replace(state)
-            improved = state.record(metrics, net.monitor)
-            run.log('eval', step=state.step, epoch=state.step * batch_size / len(train), split='val',
-                    seconds=run.seconds, **metrics)
-            suffix = ', the best so far' if improved else ''
-            run.print(f'step {state.step}: val {format_metrics(metrics)}{suffix}')
-            if improved and not save('best.pt', ema=[]):
-                state.best = before.best                # as if this evaluation had not been the best
-                state.evals_since_best = before.evals_since_best + 1
-            if sample_interval and state.step % sample_interval == 0 and state.step < max_iters:
-                run.print(preview(net))
         swap(averaged, ema_weights)
         save('last.pt')
-        run.last_log = (state.step, time.monotonic())   # an evaluation does not count in rows per second
-
-    def evaluation_due():
-        """Return whether the weights as they are should be evaluated and have not been."""
-        at_interval = state.step % eval_interval == 0 or state.step == max_iters
-        return state.step > state.evaluated and at_interval
+        run.last_log = state.step, time.monotonic()     # an evaluation does not count in rows per second
 
     if eval_only:
         load_weights(net, run.checkpoint['model'])
         metrics = evaluate_split(net, eval_split)
-        run.print(f'{eval_split} at step {run.checkpoint["step"]}: {format_metrics(metrics)}')
+        run.print(f'{eval_split} at step {run.first_step}: {format_metrics(metrics)}')
         processes.leave(0)
     if run.checkpoint:
         state = unpack(run.checkpoint, net, ema_weights, optimizers, dtype, state.scale)
-    parameters = sum(p.numel() for p in net.parameters())
-    flops = machine.step_flops(net, train, micro_batches, state.step, progress(1.0)) * world
-    run.open(state.step, keys=options | {'max_iters': max_iters}, config=dataclasses.asdict(config),
-             parameters=parameters, flops=flops, monitor=net.monitor, processes=world,
-             machine=machine_name(device), versions=versions(), data=data.hashes(meta))
-    run.print(f'{model} with {parameters / 1e6:.2f} M parameters, {dataset} with {len(train):,} rows')
+    flops = world * machine.step_flops(net, train, micro_batches, state.step, progress(1.0))
+    facts = describe(net, options | {'max_iters': max_iters}, config, meta, device, flops)
+    run.open(state.step, len(train) / batch_size, facts)
+    millions = facts['parameters'] / 1e6
+    run.print(f'{model} with {millions:.2f} M parameters, {dataset} with {len(train):,} rows')
     run.print(reasons)
     if compile:
         torch._dynamo.config.optimize_ddp = False       # one graph, not one for each bucket of gradients
         net.compile(fullgraph=True, dynamic=train.ragged)
     wrapped = DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
-    limit = TimeLimit(max_minutes, run, device)
+    limit = TimeLimit(max_minutes, run, splits, micro_batch_size, device,
+                      partial(evaluate_split, net), partial(save, 'last.pt'), partial(preview, net))
     stopped = 0                     # the number of the signal that stopped the run
-    if evaluation_due():            # of a run that was stopped just before
+    if state.evaluation_due(eval_interval, max_iters):      # of a run that was stopped just before
         validate()
 
     # --- 4. The loop.
-    while state.step < max_iters and not stopped and not (patience and state.evals_since_best >= patience):
+    while state.step < max_iters and not stopped and not state.out_of_patience(patience):
         # Where we are: rows, noise and learning rate of a step are functions of (seed, step) alone.
         step = state.step
         seed_noise(seed, step, rank)
@@ -350,15 +352,18 @@ if __name__ == '__main__':
         # once: the split into micro-batches and processes cannot change it.
         sums = gradients(wrapped, train, micro_batches(step), next_rows, autocast, state.scale,
                          progress(step / max_iters))
-        sums['signal'] = torch.full_like(sums['loss'], float(run.signal > 0))
+        sums['signal'] = torch.full_like(sums['loss'], run.signal > 0)
         sums = processes.all_reduce(sums)
         factor = world / (sums['count'] * state.scale)      # DDP has divided by the number of processes
-        torch._foreach_mul_([p.grad for p in trainable], factor.float())
+        grads = [p.grad for p in trainable]
+        torch._foreach_mul_(grads, factor.float())
         sums['grad_norm'] = nn.utils.clip_grad_norm_(trainable, grad_clip or math.inf)
         sums = processes.to_host(sums)                      # the only time the CPU waits for the device
         signal = sums.pop('signal').item()
         grad_norm = sums.pop('grad_norm').item()
-        finite = math.isfinite(grad_norm) and math.isfinite(sums['loss'])
+        mean_loss = sums['loss'] / sums['count']
+        objective = mean_loss.item()
+        finite = math.isfinite(grad_norm) and math.isfinite(objective)
 
         # The update. A step that is not finite counts but leaves no trace: a NaN would stay in BatchNorm's
         # running mean for ever.
@@ -374,21 +379,15 @@ if __name__ == '__main__':
         state.count(finite, dtype)
 
         # Records.
-        objective = (sums['loss'] / sums['count']).item()
         if state.step % log_interval == 0 or not finite:
-            run.progress(state.step, max_iters, batch_size, epoch=state.step * batch_size / len(train),
-                         **metrics_of(net, sums), objective=objective, lr=lr, grad_norm=grad_norm,
+            run.progress(state.step, max_iters, batch_size, **metrics_of(net, sums),
+                         objective=objective, lr=lr, grad_norm=grad_norm,
                          scale=state.scale, skipped=not finite, memory=peak_memory(device))
         if not finite and dtype != 'float16':       # under float16 this is how the scale finds its value
             run.print(f'WARNING: step {state.step} skipped: loss {objective}, gradient norm {grad_norm}')
-        if state.scale < 1e-3 or state.bad_steps >= 10 and dtype != 'float16':
-            raise UserError(f'diverged: no finite gradient in {state.bad_steps} steps, up to {state.step}',
-                            f'{out_dir} keeps what was saved before',
-                            f'try --learning_rate={learning_rate / 3:.1g}', code=6)
+        state.check(dtype, out_dir, learning_rate)
         if limit.due():
-            seconds = limit.time_evaluation(splits, micro_batch_size, partial(evaluate_split, net),
-                                            partial(save, 'last.pt'), partial(preview, net))
-            max_iters = limit.decide(state.step, max_iters, eval_interval, config, *seconds)
+            max_iters = limit.decide(state.step, max_iters, eval_interval, config)
             warmup = warmup_steps(warmup_iters, warmup_fraction, max_iters)
             save('last.pt')                         # a resumed run keeps to what is decided
         if keep_interval and state.step % keep_interval == 0:
@@ -397,10 +396,10 @@ if __name__ == '__main__':
         # Evaluation.
         if signal:
             stopped = run.signal or 15
-        elif evaluation_due():
+        elif state.evaluation_due(eval_interval, max_iters):
             validate()
             stopped = stop_requested()
-        elif time.monotonic() - run.last_save > 600:        # each process by its own clock: so no exchange
+        elif run.seconds_since_save > 600:      # each process by its own clock: so no exchange
             run.save('last.pt', checkpoint())
 
     # --- 5. The end: test is read once, with the best weights; then a sample.
@@ -418,13 +417,14 @@ if __name__ == '__main__':
             metrics = evaluate_split(best_net, 'test')
             if metrics is None:                     # a signal came: the same command evaluates test again
                 processes.leave(128 + stop_requested())
-            run.log('eval', step=state.best['step'], split='test', seconds=run.seconds, **metrics)
+            run.log('eval', step=state.best['step'], split='test', **metrics)
             run.print(f'test, with the best weights on val: {format_metrics(metrics)}')
         run.print(preview(best_net))
     saved = save('last.pt', done=True)
-    run.log('done', step=state.step, best=state.best, seconds=run.seconds)
+    run.log('done', step=state.step, best=state.best)
     run.print(run.final_line(state.best, state.step))
-    reached = not target or state.reaches(target, net.monitor)
-    if not reached:
+    code = 0
+    if target and not state.reaches(target, net.monitor):
         run.print(f'target missed: val {net.monitor[0]} is {state.best.get("value")}, asked for {target}')
-    processes.leave(0 if saved and reached else 7 if saved else 4)
+        code = 7
+    processes.leave(code if saved else 4)

@@ -1,4 +1,5 @@
 """Errors that a user can mend end a script with a message and an exit code; all others with a traceback."""
+import contextlib
 import errno
 import os
 import sys
@@ -21,6 +22,15 @@ class UserError(Exception):
     def __init__(self, *lines, code=2):
         super().__init__('\n'.join(lines))
         self.code = code
+
+
+@contextlib.contextmanager
+def collect(problems):
+    """Add what a ValueError or UserError raised in the `with` block says to the list `problems`, by line."""
+    try:
+        yield
+    except (ValueError, UserError) as error:
+        problems += str(error).split('\n')
 
 
 def out_of_memory(error):

@@ -28,12 +28,21 @@ def steps_that_fit(seconds, step, max_iters, eval_interval, step_seconds, eval_s
 
 
 class TimeLimit:
-    """The limit of `minutes` on the clock of `run`, which keeps what is decided; 0 minutes: no limit."""
+    """The limit of `minutes` on the clock of `run`, which keeps what is decided; 0 minutes: no limit.
 
-    def __init__(self, minutes, run, device):
+    To know how long they take, it calls `evaluate(name, every)`, which evaluates each `every`-th batch of a
+    split, `save()`, which saves a checkpoint, and `preview()`, which makes a sample.
+    """
+
+    def __init__(self, minutes, run, splits, batch_size, device, evaluate, save, preview):
         self.minutes = minutes
         self.run = run
+        self.splits = splits
+        self.batch_size = batch_size
         self.device = device
+        self.evaluate = evaluate
+        self.save = save
+        self.preview = preview
         self.times = [run.seconds]      # when the first step of this process began, and when each one ended
 
     def due(self):
@@ -46,41 +55,40 @@ class TimeLimit:
         slow = processes.from_first(self.run.seconds > quarter, self.device)
         return steps == ENOUGH or bool(slow)
 
-    def time_evaluation(self, splits, batch_size, evaluate, save, preview):
-        """Return the seconds of an evaluation with its saves, and of what follows the last evaluation.
+    def decide(self, step, max_iters, eval_interval, config):
+        """Decide, print and return max_iters."""
+        run = self.run
+        step_seconds = self.step_seconds()
+        eval_seconds, end_seconds = self.time_evaluation()
+        end = run.limit['start'] + 60 * self.minutes
+        seconds = MARGIN * (end - run.seconds) - end_seconds
+        most = steps_that_fit(seconds, step, max_iters, eval_interval, step_seconds, eval_seconds)
+        most = int(processes.from_first(most, self.device))         # one process decides for all
+        run.limit['max_iters'] = most
+        run.log('limit', step, max_iters=most, step_seconds=step_seconds, eval_seconds=eval_seconds,
+                end_seconds=end_seconds)
+        if most < max_iters:
+            run.print(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, expect a '
+                      f'higher loss than after all; for all: {command(max_minutes=0)}')
+            smaller = smaller_model(config, run.path)
+            if most < FEW and smaller:
+                run.print(f'so few steps teach a smaller model more: {smaller}')
+        return most
 
-        `evaluate(name, every)` evaluates each `every`-th batch of a split, `save()` a checkpoint.
-        """
-        batches = {name: len(split.evaluation_batches(batch_size)) for name, split in splits.items()}
+    def time_evaluation(self):
+        """Return the seconds of an evaluation with its saves, and of what follows the last evaluation."""
+        batches = {}
+        for name, split in self.splits.items():
+            batches[name] = len(split.evaluation_batches(self.batch_size))
         _, world = processes.rank_and_world()
         evaluation = 0.0
         test = 0.0
-        if 'val' in splits:
+        if 'val' in batches:
             every = max(1, batches['val'] // (2 * world))           # a few batches stand for all
-            evaluation = every * seconds_of(evaluate, 'val', every)
+            evaluation = every * seconds_of(self.evaluate, 'val', every)
             test = evaluation * batches.get('test', 0) / batches['val']
-        saving = seconds_of(save)
-        return evaluation + 2 * saving, test + saving + seconds_of(preview)
-
-    def decide(self, step, max_iters, eval_interval, config, eval_seconds, end_seconds):
-        """Decide, print and return max_iters.
-
-        `eval_seconds`: of an evaluation and its saves; `end_seconds`: of what follows the last one.
-        """
-        end = self.run.limit['start'] + 60 * self.minutes
-        seconds = MARGIN * (end - self.run.seconds) - end_seconds
-        most = steps_that_fit(seconds, step, max_iters, eval_interval, self.step_seconds(), eval_seconds)
-        most = int(processes.from_first(most, self.device))         # one process decides for all
-        self.run.limit['max_iters'] = most
-        self.run.log('limit', step=step, max_iters=most, step_seconds=self.step_seconds(),
-                     eval_seconds=eval_seconds, end_seconds=end_seconds)
-        if most < max_iters:
-            self.run.print(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, expect a '
-                           f'higher loss than after all; for all: {command(max_minutes=0)}')
-            smaller = smaller_model(config, self.run.path)
-            if most < FEW and smaller:
-                self.run.print(f'so few steps teach a smaller model more: {smaller}')
-        return most
+        saving = seconds_of(self.save)
+        return evaluation + 2 * saving, test + saving + seconds_of(self.preview)
 
     def step_seconds(self):
         """Return the seconds of a step, without the first one if there are others."""

@@ -20,7 +20,12 @@ def migrate(state):
         state['good_steps'] = max(streak, 0)
         state['bad_steps'] = max(-streak, 0)
         state['evals_since_best'] = state.pop('stale')
-    if keys.get('model') == 'cvae' and 'waves' in state.get('config', {}):
+    config = state.get('config', {})
+    if keys.get('model') == 'gpt':
+        config.pop('label_smoothing', None)
+    if 'waves' in config:                                               # of what is models/cvae_prior.py now
+        config.pop('n_layer', None)                                     # was always 1
+    if keys.get('model') == 'cvae' and 'waves' in config:
         keys['model'] = 'cvae_prior'
         if 'model' in state:
             state['model'] = {renamed(name): tensor for name, tensor in state['model'].items()}

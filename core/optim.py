@@ -1,8 +1,8 @@
 """The optimizers and the learning rate of a step.
 
-Every parameter has one optimizer: Muon for the matrices of the blocks if asked for, AdamW or SGD for the
-rest. The learning rate of a parameter group is the option learning_rate times lr_factor(step), for all
-groups alike.
+Every parameter belongs to one optimizer. With optimizer = 'muon', Muon takes the matrices of the blocks and
+AdamW takes the rest; else AdamW or SGD takes all. The learning rate is the same for all parameter groups:
+the option learning_rate times lr_factor(step).
 """
 import math
 
@@ -25,7 +25,8 @@ def lr_factor(step, schedule, warmup, max_iters, floor=0.0):
     # 2) from 0 after the warmup to 1 at the end
     progress = min((step - warmup) / max(max_iters - warmup, 1), 1)
     if schedule == 'cosine':                # Loshchilov & Hutter 2017
-        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+        fall = (1 + math.cos(math.pi * progress)) / 2       # from 1 to 0
+        return floor + (1 - floor) * fall
     if schedule == 'linear':
         return floor + (1 - floor) * (1 - progress)
     if schedule == 'inverse_sqrt':          # Vaswani et al. 2017, equation 3
@@ -35,22 +36,26 @@ def lr_factor(step, schedule, warmup, max_iters, floor=0.0):
 
 def onecycle(step, warmup, max_iters, floor):
     """Return lr_factor of Smith & Topin 2018: torch's OneCycleLR with pct_start = warmup / max_iters."""
-    first = 1 / 25                          # where it starts
+    first = 1 / 25                          # the factor of step 0
     peak_step = warmup - 1
     if step <= peak_step:
-        return first + (1 - first) * (1 - math.cos(math.pi * step / max(peak_step, 1))) / 2
-    progress = min((step - peak_step) / max(max_iters - 1 - peak_step, 1), 1)
-    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+        angle = math.pi * step / max(peak_step, 1)          # from 0 to pi
+        rise = (1 - math.cos(angle)) / 2                    # from 0 to 1
+        return first + (1 - first) * rise
+    steps_of_fall = max_iters - 1 - peak_step
+    progress = min((step - peak_step) / max(steps_of_fall, 1), 1)
+    fall = (1 + math.cos(math.pi * progress)) / 2           # from 1 to 0
+    return floor + (1 - floor) * fall
 
 
 def warmup_steps(warmup_iters, warmup_fraction, max_iters):
-    """Return the number of warmup steps: a tenth of a run that is too short for what was asked for."""
+    """Return the number of warmup steps. If that is the whole run or more, return a tenth of the run."""
     warmup = warmup_iters or round(warmup_fraction * max_iters)
     return warmup if warmup < max_iters else max_iters // 10
 
 
 def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
-    """Return the optimizers that together own every trainable parameter once.
+    """Return a list of optimizers. Together they have every trainable parameter, each once.
 
     Weight decay is for the weights of linear and convolution layers, not for embeddings, biases and norms.
     Muon takes the weights of linear layers and ungrouped convolutions inside an nn.ModuleList.
@@ -70,8 +75,11 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
             decay.append(p)
         else:
             no_decay.append(p)
-    groups = [{'params': no_decay, 'weight_decay': 0.0}, {'params': decay, 'weight_decay': weight_decay}]
-    groups = [group for group in groups if group['params']]
+    groups = []
+    if no_decay:
+        groups.append({'params': no_decay, 'weight_decay': 0.0})
+    if decay:
+        groups.append({'params': decay, 'weight_decay': weight_decay})
     if optimizer == 'sgd':
         return [torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)]
     optimizers = []
@@ -96,12 +104,12 @@ def in_blocks(net):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with Nesterov's look-ahead, made orthogonal matrix by matrix (Jordan et al. 2024).
+    """Nesterov momentum whose update is made orthogonal, matrix by matrix (Jordan et al. 2024).
 
     An orthogonal update moves every direction of a matrix equally far. It is scaled to the size of AdamW's
     (Liu et al. 2025), so one learning rate serves both. A convolution is a matrix with a row for each index
-    of the weight's first axis: an output channel, or an input channel of a transposed convolution. Matrices
-    of one shape go through in one batched product, unlike in torch.optim.Muon.
+    of the weight's first axis: an output channel, or an input channel of a transposed convolution. Unlike in
+    torch.optim.Muon, all matrices of one shape are one batch of the matrix products.
     """
 
     def __init__(self, params, lr, weight_decay, momentum, dtype):
@@ -110,6 +118,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        """Update every parameter: shrink it by the weight decay, then subtract its orthogonal update."""
         for group in self.param_groups:
             by_shape = {}
             for p in group['params']:
@@ -123,26 +132,28 @@ class Muon(torch.optim.Optimizer):
                 nesterov = torch._foreach_lerp(gradients, momenta, group['momentum'])
                 matrices = torch.stack(nesterov).flatten(2)                     # (n, rows, columns)
                 update = orthogonalize(matrices.to(self.dtype))
-                update = update * (0.2 * math.sqrt(max(matrices.shape[1:])))
-                updates = list(update.float().view(-1, *shape))
+                scale = 0.2 * math.sqrt(max(matrices.shape[1:]))
+                update = (update * scale).float()
+                updates = list(update.view(-1, *shape))                         # n of the parameters' shape
                 torch._foreach_mul_(weights, 1 - group['lr'] * group['weight_decay'])
                 torch._foreach_sub_(weights, updates, alpha=group['lr'])
 
 
 def orthogonalize(matrices):
-    """Return roughly the nearest orthogonal matrices to (n, rows, columns) ones.
+    """Return roughly the nearest orthogonal matrices: (n, rows, columns) -> (n, rows, columns).
 
-    Newton-Schulz steps of a polynomial bring the singular values to between 0.7 and 1.2 (Jordan et al. 2024).
+    Five Newton-Schulz iterations move all singular values to between 0.7 and 1.2 (Jordan et al. 2024).
     """
     tall = matrices.size(1) > matrices.size(2)
-    X = matrices.mT if tall else matrices       # the products are smaller this way
-    X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    X = matrices.mT if tall else matrices       # so X X^T is the smaller of the two Gram matrices
+    norm = X.norm(dim=(1, 2), keepdim=True)     # (n, 1, 1), at least the largest singular value
+    X = X / norm.clamp(min=1e-7)
     X = newton_schulz_gram(X) if X.dtype == torch.float32 else newton_schulz(X)
     return X.mT if tall else X
 
 
 def newton_schulz(X):
-    """Apply five times X <- P X with P = a I + b A + c A^2 and A = X X^T: (n, rows, columns) matrices."""
+    """Apply X <- P X five times, with P = a I + b A + c A^2 and A = X X^T: (n, rows, columns) matrices."""
     a, b, c = 3.4445, -4.7750, 2.0315
     for _ in range(5):
         A = X @ X.mT
@@ -152,10 +163,11 @@ def newton_schulz(X):
 
 
 def newton_schulz_gram(X):
-    """Return the same in less time where there are more columns than rows: 0.6 of it in the blocks of a GPT.
+    """Return the same as newton_schulz, in 0.6 of the time for the matrices of a GPT's blocks.
 
-    After a step, A is P A P. So it is enough to follow A, which is smaller than X, and the product of all P.
-    For float32 alone: A has the squares of the singular values, and bfloat16 would lose the small ones.
+    After an iteration, A is P A P. So it is enough to iterate on A, which is smaller than X if X has more
+    columns than rows, and to multiply X by the product of all P at the end. Use float32: A has the squares of
+    the singular values, and bfloat16 would lose the small ones.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     identity = torch.eye(X.size(1), dtype=X.dtype, device=X.device)
@@ -170,7 +182,7 @@ def newton_schulz_gram(X):
 
 
 def update_ema(ema_weights, weights, ema, step):
-    """Move the exponential moving averages towards the weights. Young averages forget faster."""
+    """Move the exponential moving averages towards the weights. Their decay rises to `ema` in early steps."""
     decay = min(ema, (1 + step) / (10 + step))
     with torch.no_grad():
         torch._foreach_lerp_(ema_weights, weights, 1 - decay)

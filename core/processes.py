@@ -80,8 +80,8 @@ def leave(code):
 
 # --- sums: {name: tensor}, as a model's forward returns them
 
-def add(total, sums):
-    """Return {name: tensor} `total` with the sums of one forward added, in float64.
+def add(total, sums, weight=1.0):
+    """Return {name: tensor} `total` with `weight` times the sums of one forward added, in float64.
 
     `total` may be empty. Raises TypeError for a sum that is not float32.
     """
@@ -90,7 +90,7 @@ def add(total, sums):
         dtype = getattr(value, 'dtype', type(value))
         if dtype != torch.float32:
             raise TypeError(f'forward returned {name!r} as {dtype}, expected a float32 tensor')
-        value = value.detach()
+        value = value.detach() * weight
         if value.device.type != 'mps':          # which has no float64
             value = value.double()
         added[name] = total[name] + value if total else value

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from core.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from core.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from core.errors import UserError
 from core.facts import command, duration, quote, to_json
 from core.resume import MODES, has_steps_left, merge
@@ -74,9 +74,27 @@ class Run:
             raise SystemExit(0)
         self.print('; '.join([f'resuming {path} at step {step}', *changes]))
 
+    @property
+    def first_step(self):
+        """The step from which this process goes on; 0 for a new run."""
+        return self.checkpoint['step'] if self.checkpoint else 0
+
+    @contextlib.contextmanager
+    def clock_stopped(self):
+        """Let the run's clock stand still in a `with` block."""
+        before = time.monotonic()
+        yield
+        self.start += time.monotonic() - before
+
+    def load_initial_weights(self, net):
+        """Load the weights that init_from names, if it names any; print which ones do not fit `net`."""
+        if self.weights:
+            for line in load_weights(net, self.weights['model'], strict=False):
+                self.print(f'not taken from {self.mode}: {line}')
+
     # --- the folder
 
-    def open(self, step, **facts):
+    def open(self, step, steps_per_epoch, facts):
         """Take the folder: lock it, move an old run aside if asked, cut the log back to `step`, log `facts`.
 
         From here on signals are handled. Raises UserError if another process has the folder or it cannot be
@@ -85,6 +103,7 @@ class Run:
         for number in signal.SIGINT, signal.SIGTERM:
             signal.signal(number, self.on_signal)
         self.last_log = (step, time.monotonic())
+        self.steps_per_epoch = steps_per_epoch
         if self.checkpoint:
             self.start -= self.checkpoint['seconds']
         if not self.is_first:
@@ -102,7 +121,7 @@ class Run:
             self.cut_log(step)
         except OSError as error:
             raise UserError(f'out_dir {self.path} cannot be written: {error.strerror}; give another', code=4)
-        self.log('resume' if self.checkpoint else 'config', step=step, **facts)
+        self.log('resume' if self.checkpoint else 'config', step, **facts)
 
     def lock(self):
         """Lock the folder. The kernel frees the lock, however this process ends."""
@@ -151,13 +170,23 @@ class Run:
         """The wall clock of the run so far, its parts before a resume included."""
         return time.monotonic() - self.start
 
-    def log(self, event, **values):
-        """Append a line to log.jsonl. A log that cannot be written gives one warning and stops nothing."""
+    @property
+    def seconds_since_save(self):
+        """The time since the last checkpoint of this process."""
+        return time.monotonic() - self.last_save
+
+    def log(self, event, step, **values):
+        """Append a line to log.jsonl, which also says in which epoch and second of the run this was.
+
+        A log that cannot be written gives one warning and stops nothing.
+        """
         if not self.is_first:
             return
+        values = {'event': event, 'step': step, 'epoch': step / self.steps_per_epoch, **values,
+                  'seconds': self.seconds}
         try:
             with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
-                file.write(to_json({'event': event, **values}) + '\n')
+                file.write(to_json(values) + '\n')
         except OSError as error:
             if not self.warned:
                 self.print(f'WARNING: {self.path}/log.jsonl cannot be written ({error.strerror}); going on')
@@ -172,7 +201,7 @@ class Run:
             self.first_log = self.last_log
         first_step, first_time = self.first_log
         rate = (step - last_step) * batch_size / max(now - last_time, 1e-9)
-        self.log('train', step=step, **values, seconds=self.seconds, rows_per_second=rate)
+        self.log('train', step, **values, rows_per_second=rate)
         left = (now - first_time) / max(step - first_step, 1) * (max_iters - step)
         if step - first_step >= 20 and not self.eta_printed:
             self.eta_printed = True

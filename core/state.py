@@ -3,8 +3,10 @@ import dataclasses
 import math
 
 import data
+from core import processes
 from core.checkpoint import FORMAT, load_weights
-from core.facts import versions
+from core.errors import UserError
+from core.facts import machine_name, versions
 
 
 @dataclasses.dataclass
@@ -18,6 +20,16 @@ class State:
     good_steps: int = 0         # in a row with a finite gradient
     bad_steps: int = 0          # in a row without
 
+    def evaluation_due(self, eval_interval, max_iters):
+        """Return whether the weights as they are should be evaluated and have not been."""
+        at_interval = self.step % eval_interval == 0
+        at_end = self.step == max_iters
+        return self.step > self.evaluated and (at_interval or at_end)
+
+    def out_of_patience(self, patience):
+        """Return whether there have been `patience` evaluations without a new best; 0: never."""
+        return 0 < patience <= self.evals_since_best
+
     def count(self, finite, dtype):
         """Count a step; under float16 set the scale of the next loss, as torch's GradScaler does."""
         self.step += 1
@@ -27,6 +39,13 @@ class State:
             self.scale /= 2
         elif dtype == 'float16' and self.good_steps % 2000 == 0:
             self.scale *= 2
+
+    def check(self, dtype, out_dir, learning_rate):
+        """Raise UserError if the run has diverged: no finite gradient in ten steps, or at any scale."""
+        if self.scale < 1e-3 or self.bad_steps >= 10 and dtype != 'float16':
+            raise UserError(f'diverged: no finite gradient in {self.bad_steps} steps, up to {self.step}',
+                            f'{out_dir} keeps what was saved before',
+                            f'try --learning_rate={learning_rate / 3:.1g}', code=6)
 
     def record(self, metrics, monitor):
         """Record an evaluation and return whether it is the best; `monitor` is (metric, 'min' or 'max')."""
@@ -45,6 +64,10 @@ class State:
             self.evals_since_best = 0
         return improved
 
+    def take_last(self, monitor):
+        """Call these weights the best: without a validation set there is nothing to choose by."""
+        self.best = {'name': monitor[0], 'value': None, 'step': self.step}
+
     def reaches(self, target, monitor):
         """Return whether the best evaluation is at least as good as `target`."""
         if not self.best:
@@ -54,13 +77,28 @@ class State:
         return self.best['value'] >= target
 
 
-def pack(net, ema_weights, optimizers, state, run, options, config, meta, **changes):
+def saved_buffers(net):
+    """Return the buffers that a checkpoint holds: BatchNorm's statistics. The others are constants."""
+    saved_names = net.state_dict().keys()
+    return [buffer for name, buffer in net.named_buffers() if name in saved_names]
+
+
+def pack(net, ema_weights, optimizers, state, run, options, config, meta):
     """Return a checkpoint: all that one needs to go on, or to use the model without the run and the data."""
     return {'format': FORMAT, 'model': net.state_dict(), 'ema': ema_weights,
             'optimizers': [optimizer.state_dict() for optimizer in optimizers],
             **dataclasses.asdict(state), 'done': False, 'limit': run.limit, 'seconds': run.seconds,
             'keys': options, 'config': dataclasses.asdict(config), 'info': meta['info'],
-            'tokenizer': meta['tokenizer'], 'data': data.hashes(meta), 'versions': versions(), **changes}
+            'tokenizer': meta['tokenizer'], 'data': data.hashes(meta), 'versions': versions()}
+
+
+def describe(net, options, config, meta, device, flops):
+    """Return what the first line of log.jsonl says of a run; flops: of a step, on all processes."""
+    _, world = processes.rank_and_world()
+    return {'keys': options, 'config': dataclasses.asdict(config), 'data': data.hashes(meta),
+            'parameters': sum(p.numel() for p in net.parameters()), 'flops': flops,
+            'monitor': net.monitor, 'processes': world, 'machine': machine_name(device),
+            'versions': versions()}
 
 
 def unpack(checkpoint, net, ema_weights, optimizers, dtype, first_scale):

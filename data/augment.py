@@ -62,6 +62,11 @@ class Augment:
     def __post_init__(self):
         check(self)
 
+    @classmethod
+    def from_options(cls, options):
+        """Return the Augment of train.py's options, a dict that has all fields and others."""
+        return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})
+
     @property
     def enabled(self):
         """Whether anything is changed at all."""

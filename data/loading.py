@@ -58,6 +58,24 @@ def load_split(name, split, fields, block_size=0, device='cpu', pad_to=1, augmen
     return Fixed(**common)
 
 
+def load_splits(name, fields, block_size, device, pad_to, augment, log):
+    """Return {split: reader} of all splits of a data set, train first; only train is augmented.
+
+    log: a function that prints a line, here how many rows are too long for block_size. Raises UserError as
+    `load_split` does, also if there is no train.
+    """
+    splits = {}
+    names = ['train', *store.read_meta(name)['splits']]
+    for split in dict.fromkeys(names):                      # each once, in this order
+        reader = load_split(name, split, fields, block_size, device, pad_to,
+                            augment if split == 'train' else None)
+        if reader.too_long:
+            done = 'dropped' if len(reader) < reader.size else 'cut'
+            log(f'{reader.too_long:,} rows of {split}, longer than block_size {block_size}, are {done}')
+        splits[split] = reader
+    return splits
+
+
 def value_limit(field, kind, info):
     """Return the number that labels or tokens have to be below, or None where there is none."""
     if field == 'label':

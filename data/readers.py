@@ -4,8 +4,8 @@
     rows = split.rows(step=0, batch_size=64, seed=1337)     # (64,) row numbers
     batch = split.batch(rows)                               # {'image': (64, 3, 32, 32), 'label': (64,)}
 
-Fixed, Stream and Ragged are for the three kinds of field and have the same methods, those of Split. The rows
-of a step are a function of (seed, step): there is no state to save, and a resumed run reads the same batches.
+Fixed, Stream and Ragged are for the three kinds of field; all have the methods of Split. The rows of a step
+are a function of (seed, step): there is no state to save, and a resumed run reads the same batches.
 """
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -41,11 +41,16 @@ class Split:
     too_long = 0            # rows longer than block_size
 
     def __post_init__(self):
-        self.fields = list(self.arrays)
         self._epoch = None                  # (epoch, batch_size, seed) of the rows in _epoch_rows
         self._next_rows = None              # the rows that _next_batch, a future, is reading
         self._next_batch = None
         self._reader = None if self.resident else ThreadPoolExecutor(1)
+
+    def steps_per_epoch(self, batch_size):
+        """Return the number of whole batches of an epoch. Raises UserError if there is none."""
+        if len(self) < batch_size:
+            raise UserError(f'{self.path}: {self.name} has {len(self)} rows, batch_size is {batch_size}')
+        return len(self) // batch_size
 
     def rows(self, step, batch_size, seed):
         """Return the rows of a step's global batch, (batch_size,); AugmentedRows if they are augmented."""
@@ -64,8 +69,7 @@ class Split:
         A row occurs at most once. Rows that do not fill a batch are left out, others in each epoch.
         """
         rng = np.random.default_rng((seed, epoch, 0))
-        rows = self.shuffle(rng)
-        rows = rows[:len(self) // batch_size * batch_size]
+        rows = self.shuffle(rng)[:len(self) // batch_size * batch_size]
         return self.make_batches(rows, batch_size, rng)
 
     def make_batches(self, rows, batch_size, rng):
@@ -96,7 +100,7 @@ class Split:
 
     def gather(self, rows):
         """Return {field: tensor} of `rows` on the device of the arrays."""
-        batch = {field: self.read(field, rows) for field in self.fields}
+        batch = {field: self.read(field, rows) for field in self.arrays}
         if self.device.type == 'cuda' and not self.resident:
             return {field: values.pin_memory() for field, values in batch.items()}      # can be copied faster
         return batch

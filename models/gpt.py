@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass
@@ -29,7 +28,6 @@ class Config:
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # positional encoding
     flash: Literal['auto', True, False] = 'auto'    # use scaled_dot_product_attention; auto: only on CUDA
     tie: bool = False               # one matrix for the embedding and the head
-    label_smoothing: float = 0.0    # epsilon of the loss that is minimised; the reported loss has none
 
     def __post_init__(self):
         check(self)
@@ -51,7 +49,8 @@ def rotary_angles(position, width):
 
 def apply_rotary_emb(x, cos, sin):
     """Rotate each pair (x_i, x_{i + hs / 2}) by its position's angle: q . k then depends on distance only."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)                 # (..., T, hs / 2)
+    cos = cos.to(x.dtype)                                       # (..., T, hs / 2)
+    sin = sin.to(x.dtype)                                       # (..., T, hs / 2)
     x1, x2 = x.chunk(2, dim=-1)                                 # (B, nh, T, hs / 2)
     y1 = x1 * cos - x2 * sin
     y2 = x1 * sin + x2 * cos
@@ -66,53 +65,57 @@ def sinusoids(position, width):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. mask (B, 1, T, S) is -inf where a query may not see a key; None: causal."""
+    """Causal multi-head self-attention: a position gathers from itself and those before it."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        width = config.n_head * config.head_size                # nh * hs
+        width = config.n_head * config.head_size
         self.qkv = nn.Linear(config.n_embd, 3 * width, bias=False)
         self.proj = nn.Linear(width, config.n_embd, bias=False)
 
-    def forward(self, x, rope, mask, kv_cache):
+    def forward(self, x, rope, kv_cache):
+        """Return y (B, T, n_embd). With a kv_cache (2, B, nh, S, hs) x are the last T of S positions."""
         B, T, _ = x.shape
         nh = self.config.n_head
+        hs = self.config.head_size
         q, k, v = self.qkv(x).chunk(3, dim=-1)                  # (B, T, nh * hs)
-        q = norm(q.view(B, T, nh, -1).transpose(1, 2))          # (B, nh, T, hs), QK norm: |q . k| <= hs
-        k = norm(k.view(B, T, nh, -1).transpose(1, 2))          # (B, nh, T, hs)
-        v = v.view(B, T, nh, -1).transpose(1, 2)                # (B, nh, T, hs)
+        q = q.view(B, T, nh, hs).transpose(1, 2)                # (B, nh, T, hs)
+        k = k.view(B, T, nh, hs).transpose(1, 2)                # (B, nh, T, hs)
+        v = v.view(B, T, nh, hs).transpose(1, 2)                # (B, nh, T, hs)
+        q = norm(q)                                             # QK norm: |q . k| is at most hs
+        k = norm(k)
         if rope is not None:
             q = apply_rotary_emb(q, *rope)
             k = apply_rotary_emb(k, *rope)
-        if kv_cache is not None:                                # (2, B, nh, S, hs): the last T are new
-            kv_cache[0, :, :, -T:] = k
-            kv_cache[1, :, :, -T:] = v
-            k = kv_cache[0]                                     # (B, nh, S, hs)
-            v = kv_cache[1]                                     # (B, nh, S, hs)
+        if kv_cache is not None:
+            kv_cache[..., -T:, :] = torch.stack([k, v])
+            k, v = kv_cache.unbind()                            # (B, nh, S, hs): old and new
+        S = k.size(2)                                           # without a cache S = T
 
-        flash = x.is_cuda if self.config.flash == 'auto' else self.config.flash
-        if flash:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        else:                                                   # the same, written out: faster on a CPU
-            if mask is None:
-                mask = torch.full((T, T), -torch.inf, dtype=q.dtype, device=x.device).triu(1)
-            scores = q / math.sqrt(q.size(-1)) @ k.mT                           # (B, nh, T, S)
-            weights = (scores + mask).softmax(-1).to(q.dtype)
-            y = weights @ v                                                     # (B, nh, T, hs)
-        return self.proj(y.transpose(1, 2).flatten(2))                          # (B, T, n_embd)
+        flash = self.config.flash
+        if flash == 'auto':
+            flash = x.is_cuda                                   # on a CPU the formula below is faster
+        if flash and S == T:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scores = q / math.sqrt(hs) @ k.mT                   # (B, nh, T, S)
+            causal = scores.new_full((T, S), -torch.inf).triu(1 + S - T)    # the last query sees every key
+            weights = (scores + causal).softmax(-1)
+            y = weights @ v                                     # (B, nh, T, hs)
+        y = y.transpose(1, 2).flatten(2)                        # (B, T, nh * hs)
+        return self.proj(y)                                     # (B, T, n_embd)
 
 
 class MLP(nn.Module):
-    """Position-wise feed-forward network."""
-
     def __init__(self, config):
         super().__init__()
         self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
         self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x):
-        return self.proj(F.gelu(self.fc(x)))
+        x = F.gelu(self.fc(x))                                  # (B, T, 4 * n_embd)
+        return self.proj(x)                                     # (B, T, n_embd)
 
 
 class Block(nn.Module):
@@ -122,8 +125,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, rope, mask, kv_cache):
-        y = self.drop(self.attention(norm(x), rope, mask, kv_cache))
+    def forward(self, x, rope, kv_cache):
+        y = self.drop(self.attention(norm(x), rope, kv_cache))
         x = x.to(y.dtype) + y           # under autocast the residual stream becomes bfloat16 here
         return x + self.drop(self.mlp(norm(x)))
 
@@ -149,19 +152,21 @@ class Model(nn.Module):
                 std = 0.02 / math.sqrt(2 * config.n_layer)
             nn.init.normal_(weight, std=std)
 
-    def logits(self, tokens, position=None, mask=None, kv_cache=None):
+    def logits(self, tokens, kv_cache=None):
         """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32.
 
-        Generation also gives each token's position, (B, T), a mask, and a cache of keys and values per block.
+        kv_cache (n_layer, 2, B, nh, S, hs): keys and values of S positions, of which the last T, those of
+        `tokens`, are written here.
         """
-        if position is None:
-            position = torch.arange(tokens.size(1), device=tokens.device)       # (T,)
+        T = tokens.size(1)
+        S = T if kv_cache is None else kv_cache.size(-2)
         if kv_cache is None:
             kv_cache = [None] * self.config.n_layer
+        position = torch.arange(S - T, S, device=tokens.device)                 # (T,)
         x = self.embed(tokens)                                                  # (B, T, n_embd)
         rope = None
         if self.config.pos == 'rope':
-            angle = rotary_angles(position, self.config.head_size).unsqueeze(-3)    # (..., 1, T, hs / 2)
+            angle = rotary_angles(position, self.config.head_size)              # (T, hs / 2)
             rope = angle.cos(), angle.sin()
         elif self.config.pos == 'learned':
             x = x + self.embed_pos(position)
@@ -169,77 +174,56 @@ class Model(nn.Module):
             x = x + 0.02 * sinusoids(position, self.config.n_embd)              # as small as x is at first
         x = self.drop(norm(x))
         for block, block_cache in zip(self.blocks, kv_cache):
-            x = block(x, rope, mask, block_cache)
+            x = block(x, rope, block_cache)
         return self.head(norm(x)).float()                                       # (B, T, vocab_size)
 
     def forward(self, tokens):
-        """Return sums over windows (B, T + 1): `loss` to minimise, `count` of tokens, `nll` in nats."""
+        """Return sums over windows (B, T + 1): `loss` in nats and `count` of tokens."""
         logits = self.logits(tokens[:, :-1]).flatten(0, 1)                      # (B * T, vocab_size)
         target = tokens[:, 1:].flatten()                                        # (B * T,)
-        epsilon = self.config.label_smoothing
-        nll = F.cross_entropy(logits, target, reduction='sum')
-        loss = nll
-        if epsilon > 0:         # only then: over a large vocabulary, a second cross entropy is slow
-            loss = F.cross_entropy(logits, target, reduction='sum', label_smoothing=epsilon)
-        count = torch.full_like(nll, target.numel())
-        return {'loss': loss, 'count': count, 'nll': nll}
+        loss = F.cross_entropy(logits, target, reduction='sum')
+        count = torch.full_like(loss, target.numel())
+        return {'loss': loss, 'count': count}
 
     def metrics(self, total):
         """Return means from the sums over a whole split."""
-        loss = total['nll'] / total['count']
+        loss = total['loss'] / total['count']
         return {'loss': loss, 'perplexity': math.exp(min(loss, 700))}           # exp(710) overflows
 
     @torch.inference_mode()
-    def generate(self, prompts, max_new_tokens, choose, cache=True):
-        """Yield the next token of each prompt, (B,) ids, max_new_tokens times.
+    def generate(self, tokens, max_new_tokens, choose):
+        """Yield the next token of each row of tokens (B, T): ids (B,), max_new_tokens times.
 
-        prompts: B lists of ids. choose: a function from logits (B, vocab_size) to ids (B,). A context longer
-        than block_size keeps its newer half. cache=False: the loop below, for prompts of one length.
+        choose: a function from logits (B, vocab_size) to ids (B,). A context that grows longer than
+        block_size keeps its newer half.
         """
-        if cache:
-            yield from self.generate_cached(prompts, max_new_tokens, choose)
-            return
         half = math.ceil(self.config.block_size / 2)
-        tokens = torch.tensor(prompts, device=self.embed.weight.device)         # (B, T)
         for _ in range(max_new_tokens):
             if tokens.size(1) > self.config.block_size:
                 tokens = tokens[:, -half:]
-            logits = self.logits(tokens)[:, -1]                                 # (B, vocab_size)
-            next_token = choose(logits)                                         # (B,)
+            logits = self.logits(tokens)                                        # (B, T, vocab_size)
+            next_token = choose(logits[:, -1])                                  # (B,)
             yield next_token
             tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, T + 1)
 
     @torch.inference_mode()
-    def generate_cached(self, prompts, max_new_tokens, choose):
+    def generate_cached(self, tokens, max_new_tokens, choose):
         """Yield what `generate` yields, but read each token once: its keys and values are kept."""
         config = self.config
-        device = self.embed.weight.device
         half = math.ceil(config.block_size / 2)
-        rows = [torch.tensor(prompt, device=device) for prompt in prompts]
-        length = torch.tensor([len(row) for row in rows], device=device)        # (B,), without padding
-        tokens = pad_sequence(rows, batch_first=True, padding_side='left')      # (B, S)
-        shape = config.n_layer, 2, len(rows), config.n_head, config.block_size, config.head_size
+        shape = config.n_layer, 2, len(tokens), config.n_head, config.block_size, config.head_size
         kv_cache = self.embed.weight.new_zeros(shape)
-        n_cached = 0                            # how many columns of `tokens` have been read
+        n_cached = 0                            # how many of `tokens` have their keys and values in the cache
         for _ in range(max_new_tokens):
             if tokens.size(1) > config.block_size:
-                length = torch.where(length > config.block_size, half, length)
-                tokens = tokens[:, -length.max():]
+                tokens = tokens[:, -half:]
                 n_cached = 0                    # positions have changed, and with them keys and values
-            S = tokens.size(1)
-            position = torch.arange(S, device=device) - (S - length)[:, None]   # (B, S), padding: negative
-            # Padding takes the last position. Causality then hides it from every token, but it sees itself:
-            # a softmax over no key at all would be NaN.
-            position[position < 0] = config.block_size - 1
-            query = position[:, n_cached:]                                      # (B, N), not in the cache
-            causal = position[:, None, None, :] <= query[:, None, :, None]      # (B, 1, N, S)
-            mask = torch.where(causal, 0.0, -torch.inf)
-            logits = self.logits(tokens[:, n_cached:], query, mask, kv_cache[..., :S, :])
+            T = tokens.size(1)
+            logits = self.logits(tokens[:, n_cached:], kv_cache[..., :T, :])
             next_token = choose(logits[:, -1])                                  # (B,)
             yield next_token
-            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, S + 1)
-            length = length + 1
-            n_cached = S
+            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, T + 1)
+            n_cached = T
 
 
 def check(config):
@@ -248,9 +232,8 @@ def check(config):
     for name in ('vocab_size', 'block_size', 'n_layer', 'n_head'):
         if getattr(config, name) < 1:
             problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
-    for name in ('dropout', 'label_smoothing'):
-        if not 0 <= getattr(config, name) < 1:
-            problems.append(f'{name} must be in [0, 1), got {getattr(config, name)}')
+    if not 0 <= config.dropout < 1:
+        problems.append(f'dropout must be in [0, 1), got {config.dropout}')
     if config.n_embd < 4 * config.n_head:       # LayerNorm leaves of 2 numbers only their order
         problems.append(f'n_embd {config.n_embd} leaves {config.n_head} heads fewer than 4 numbers each')
     if problems:

@@ -1,4 +1,4 @@
-"""Attention maps of a model that translates: which tokens each token attended to."""
+"""Attention maps of a translation model: which tokens each token attends to."""
 import torch
 
 from core import search
@@ -11,7 +11,7 @@ from plots.figure import heatmap, new_figure, save_figure
 def draw(path, start, layer=-1, out='plot.png'):
     """Translate the sentence `start` and draw the attention weights of one layer of the model in `path`.
 
-    Above: the cross-attention, as a mean over its heads, from each token of the translation to those of the
+    Above: the mean over heads of the cross-attention, from each token of the translation to those of the
     sentence. Below: each head of the cross-attention, of the encoder and of the decoder. A row of a map is a
     query, a column is a key, and a row adds up to 1. Raises UserError if the model does not translate, if
     there is no sentence, or no such layer.
@@ -19,9 +19,9 @@ def draw(path, start, layer=-1, out='plot.png'):
     checkpoint = load_checkpoint(find_checkpoint(path))
     net = build_model(checkpoint)
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
-    if net.makes != 'translation' or not hasattr(net, 'attention') or tokenizer is None:
+    if net.makes != 'translation' or tokenizer is None:
         raise UserError(f'{path} does not translate, so there is no attention to draw')
-    n_layer = net.config.n_layer
+    n_layer = min(len(net.encoder), len(net.decoder))
     n_head = net.config.n_head
     if not start or not -n_layer <= layer < n_layer:
         raise UserError(f'--start={start} --layer={layer}: expected a sentence, and a layer below {n_layer}')
@@ -30,7 +30,7 @@ def draw(path, start, layer=-1, out='plot.png'):
     src = ids[:net.config.block_size - 1] + [search.END]        # S ids
     targets = search.translate(net, [src], beam=1)              # greedily
     tgt = targets[0] + [search.END]                             # T ids
-    maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))  # {kind: (n_layer, 1, nh, queries, keys)}
+    maps = attention_maps(net, torch.tensor([src]), torch.tensor([tgt]))
     sentence = token_names(tokenizer, src)
     translation = token_names(tokenizer, tgt)
     decoder_input = ['start', *translation[:-1]]        # the target, shifted right by one
@@ -55,6 +55,35 @@ def draw(path, start, layer=-1, out='plot.png'):
     save_figure(figure, out)
 
 
+@torch.no_grad()
+def attention_maps(net, src, tgt):
+    """Return the attention weights of a translation model in eval mode, for src (B, S) and tgt (B, T).
+
+    encoder (n_layer, B, nh, S, S), decoder (n_layer, B, nh, T, T), cross (n_layer, B, nh, T, S): a row for
+    each query, a column for each key. Row t of decoder and cross predicts tgt[:, t].
+    """
+    modules = {
+        'encoder': [layer.attention for layer in net.encoder],
+        'decoder': [layer.attention for layer in net.decoder],
+        'cross': [layer.cross for layer in net.decoder],
+    }
+    weights = {}
+
+    def record(module, arguments, output):
+        weights[module] = module.weights(*arguments)        # again: flash attention does not return them
+
+    hooks = []
+    for kind in modules:
+        hooks += [module.register_forward_hook(record) for module in modules[kind]]
+    net(src, tgt)
+    for hook in hooks:
+        hook.remove()
+    maps = {}
+    for kind in modules:
+        maps[kind] = torch.stack([weights[module] for module in modules[kind]])
+    return maps
+
+
 def token_names(tokenizer, ids):
-    """Return the text of each token, a space as a dot; the token that ends a sentence has none: 'end'."""
+    """Return the text of each token, with dots for spaces, and 'end' for the token that ends a sentence."""
     return [tokenizer.decode([i]).replace(' ', '·') or 'end' for i in ids]

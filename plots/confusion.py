@@ -1,4 +1,4 @@
-"""The confusion matrix of a classifier: how many rows of each true class are taken for each class."""
+"""The confusion matrix of a classifier: how many rows of each true class are predicted as each class."""
 import numpy as np
 
 from core.checkpoint import find_checkpoint, load_checkpoint
@@ -7,10 +7,10 @@ from plots.figure import heatmap, new_figure, save_figure
 
 
 def draw(run, out='plot.png'):
-    """Draw the confusion matrix of a run's last evaluation on test, else on val.
+    """Draw the confusion matrix of a run's last evaluation on the test set, else on the validation set.
 
-    A cell holds a number of rows; its color is the fraction of the true class. Raises UserError if no
-    evaluation logged a matrix.
+    The text of a cell is a number of rows; its color is the fraction of the rows of the true class. Raises
+    UserError if no evaluation logged a matrix.
     """
     evaluations = [line for line in run['val'] + run['test'] if 'confusion' in line]
     if not evaluations:
@@ -30,7 +30,7 @@ def draw(run, out='plot.png'):
     heatmap(axes, fraction, names, names, title, size=8)
     axes.set(xlabel='predicted', ylabel='true')
     for (i, j), rows in np.ndenumerate(count):
-        if rows == 0 and n > 12:        # so many zeros would crowd the plot
+        if rows == 0 and n > 12:        # zeros would clutter a plot of many classes
             continue
         if fraction[i, j] > 0.5:
             color = 'white'
@@ -41,7 +41,7 @@ def draw(run, out='plot.png'):
 
 
 def class_names(folder, n):
-    """Return the names of the n classes that the run's checkpoint has; without a checkpoint, numbers."""
+    """Return the names of the n classes from the run's checkpoint; their numbers if it has none."""
     try:
         checkpoint = load_checkpoint(find_checkpoint(folder))
     except UserError:

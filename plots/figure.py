@@ -22,7 +22,7 @@ def save_figure(figure, out):
 
 
 def open_axes(axes, which='major'):
-    """Give axes a faint grid (of 'major' ticks, or of 'both' major and minor) and no frame above or right."""
+    """Give axes a faint grid, of 'major' ticks or of 'both' major and minor, and no frame above or right."""
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(alpha=0.2, which=which)
 

@@ -1,8 +1,8 @@
 """The reliability diagram of a classifier: is it right as often as it is confident?
 
-Confidence is the probability that the model gives to the class it predicts. A model is calibrated if of all
-predictions with a confidence of 0.9, say, 90 % are right (Guo et al. 2017, On Calibration of Modern Neural
-Networks).
+Confidence is the probability that the model gives to the class it predicts. A model is calibrated if, for
+example, 90 % of its predictions with a confidence of 0.9 are right (Guo et al. 2017, On Calibration of Modern
+Neural Networks).
 """
 import json
 
@@ -13,7 +13,7 @@ from plots.figure import COLORS, new_figure, open_axes, save_figure
 
 
 def draw(path, out='plot.png', bins=15):
-    """Draw the accuracy in each bin of confidence, and beneath it the fraction of the rows in each bin.
+    """Draw the accuracy in each bin of confidence, and below it the fraction of the rows in each bin.
 
     path: a file that sample.py wrote, or a run folder with such a file test.jsonl.
     """
@@ -72,7 +72,7 @@ def calibration(correct, confidence, bins=15):
     """Sort predictions into bins of equal width by their confidence; the m-th is (m / bins, (m + 1) / bins].
 
     correct, confidence: (n,). Returns (filled, count, accuracy, mean_confidence), each (k,): the numbers m of
-    the k bins that have rows, and of each of these bins how many, their accuracy and their mean confidence.
+    the k bins that have rows, and for each of these bins the number of rows, accuracy and mean confidence.
     """
     m = np.ceil(np.multiply(confidence, bins)).astype(int) - 1      # (n,): the bin of each row
     count = np.bincount(m, minlength=bins)
@@ -84,6 +84,6 @@ def calibration(correct, confidence, bins=15):
 
 
 def calibration_error(count, accuracy, mean_confidence):
-    """Return the expected calibration error, the mean over all rows of the gap of their bin (equation 3)."""
+    """Return the expected calibration error: the mean over all rows of their bin's gap (equation 3)."""
     gap = np.abs(accuracy - mean_confidence)
     return (count * gap).sum() / count.sum()

@@ -42,6 +42,11 @@ def preview(net, meta, split):
     return f'{rule}\n{text.strip()}\n{rule}'
 
 
+def device_of(net):
+    """Return the device of a model's weights."""
+    return next(net.parameters()).device
+
+
 # --- options
 
 def out_of_range(options, limits):

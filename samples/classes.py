@@ -13,7 +13,8 @@ import torch
 from core.errors import UserError
 from core.grid import enlargement, save_grid
 from data.images import resize_and_center_crop
-from samples import class_names, grid_title, load_split, open_image, out_problems, random_rows, writing
+from samples import class_names, device_of, grid_title, load_split, open_image, out_problems
+from samples import random_rows, writing
 
 # --- options of classes
 start = ''              # an image file of your own to classify
@@ -79,7 +80,7 @@ def classify_file(net, file, size, names):
     cropped = ', the center of it' if width * H != height * W else ''
     print(f'{file}: {width} x {height} {mode} -> {W} x {H} {image.mode}{cropped}')
     image = torch.from_numpy(resize_and_center_crop(image, (H, W)))                     # (C, H, W)
-    device = next(net.parameters()).device
+    device = device_of(net)
     logits = net.logits(image[None].to(device))[0]                                      # (n_class,)
     best = logits.softmax(0).topk(min(5, len(names)))
     longest = max(len(name) for name in names)
@@ -106,7 +107,7 @@ def show(net, checkpoint, folder, seed):
     if start:
         classify_file(net, start, checkpoint.get('info', {}).get('size'), names)
         return
-    device = next(net.parameters()).device
+    device = device_of(net)
     block_size = getattr(net.config, 'block_size', 0)               # of texts
     data_split = load_split(checkpoint, split, [*fields, 'label'], device, block_size)
     rows = np.arange(data_split.size)

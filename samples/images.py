@@ -15,7 +15,7 @@ import torch
 
 from core.errors import UserError
 from core.grid import save_grid
-from samples import class_names, grid_title, load_split, out_problems, random_rows, writing
+from samples import class_names, device_of, grid_title, load_split, out_problems, random_rows, writing
 
 # --- options of images
 grid: Literal['prior', 'wrong_label', 'reconstruct', 'interpolate', 'style'] = 'prior'  # what is drawn
@@ -138,7 +138,7 @@ def draw_changed(net, names, data_split, seed, generator):
 
 def show(net, checkpoint, folder, seed):
     """Write the grid to `out`. For wrong_label, write the labels to the .json file beside it."""
-    device = next(net.parameters()).device
+    device = device_of(net)
     generator = torch.Generator(device).manual_seed(seed)
     names = class_names(checkpoint, net.config.n_class)
     pairs = []

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from core.grid import MISTAKE, save_grid
 from data.images import resize_and_center_crop
-from samples import grid_title, load_split, open_image, out_problems, random_rows, writing
+from samples import device_of, grid_title, load_split, open_image, out_problems, random_rows, writing
 
 # --- options of masks
 start = ''              # an image file of your own to segment
@@ -49,7 +49,7 @@ def segment_file(net, file, size, out):
     ratio = min(size or (height, width)) / min(height, width)
     small_size = round(height * ratio), round(width * ratio)
     small = torch.from_numpy(resize_and_center_crop(image, small_size))             # (C, h, w)
-    device = next(net.parameters()).device
+    device = device_of(net)
     probability = net.predict(small[None].to(device)).cpu()                         # (1, 1, h, w)
     predicted = F.interpolate(probability, (height, width), mode='bilinear') > 0.5  # (1, 1, H, W)
     image = torch.from_numpy(resize_and_center_crop(image, (height, width)))[None]  # (1, C, H, W)
@@ -99,7 +99,7 @@ def show(net, checkpoint, folder, seed):
     if start:
         segment_file(net, start, checkpoint.get('info', {}).get('size'), file)
         return
-    device = next(net.parameters()).device
+    device = device_of(net)
     data_split = load_split(checkpoint, split, ('image', 'mask'), device)
     rows = random_rows(data_split, num_samples or 6, seed)
     images, captions, dice = segment_rows(net, data_split, rows)

@@ -12,7 +12,7 @@ import torch
 from core import search
 from core.errors import UserError
 from data import tokenizers
-from samples import read_prompt
+from samples import device_of, read_prompt
 
 # --- options of text
 start = ''              # the prompt; FILE:path to read it from a file, - from the standard input
@@ -36,21 +36,21 @@ def problems(given):
 
 def make_sampler(net, seed):
     """Return the function that draws the next token, as the options say: logits (B, V) -> tokens (B,)."""
-    device = next(net.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(device_of(net)).manual_seed(seed)
     return functools.partial(search.sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                              generator=generator)
 
 
-def continuations(net, prompts, max_new_tokens, choose, decode, stop='', cache=True):
-    """Yield, after every new token, a list of texts: how the model has continued each of `prompts` so far.
+def continuations(net, tokens, max_new_tokens, choose, decode, stop='', cache=True):
+    """Yield, after every new token, a list of texts: how the model has continued each prompt so far.
 
-    prompts: lists of ids. choose: logits (B, V) -> tokens (B,). decode: ids -> text. A text ends before the
-    string `stop`, unless that is empty; when all texts have ended no more tokens are generated.
+    tokens: the prompts, (B, T) ids. choose: logits (B, V) -> tokens (B,). decode: ids -> text. A text ends
+    before the string `stop`, unless that is empty; when all texts have ended no more tokens are generated.
     """
-    new_ids = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    for next_tokens in net.generate(prompts, max_new_tokens, choose, cache):
+    new_ids = [[] for _ in tokens]
+    ended = [False] * len(tokens)
+    generate = net.generate_cached if cache else net.generate
+    for next_tokens in generate(tokens, max_new_tokens, choose):
         for i, token in enumerate(next_tokens.tolist()):
             if not ended[i]:
                 new_ids[i].append(token)
@@ -97,9 +97,9 @@ def show(net, checkpoint, folder, seed):
         print(f'the prompt has {len(ids)} tokens, the model sees the last {block_size} of them',
               file=sys.stderr)
     n = num_samples or 1
-    prompts = [ids[-block_size:]] * n
+    tokens = torch.tensor([ids[-block_size:]] * n, device=device_of(net))           # (n, T)
     choose = make_sampler(net, seed)
-    steps = continuations(net, prompts, max_new_tokens, choose, tokenizer.decode, stop, cache)
+    steps = continuations(net, tokens, max_new_tokens, choose, tokenizer.decode, stop, cache)
     if n == 1 and sys.stdout.isatty():
         print(prompt, end='', flush=True)
         print_growing(steps, stop)
@@ -115,6 +115,7 @@ def preview(net, tokenizer, split):
     """Return a text of 400 tokens, without a prompt."""
     texts = ['']
     choose = make_sampler(net, seed=1337)
-    for texts in continuations(net, [tokenizer.begin()], 400, choose, tokenizer.decode):
+    tokens = torch.tensor([tokenizer.begin()], device=device_of(net))               # (1, T)
+    for texts in continuations(net, tokens, 400, choose, tokenizer.decode):
         pass                                    # the last one is complete
     return texts[0]

@@ -15,7 +15,7 @@ from core import score, search
 from core.errors import UserError
 from core.facts import duration
 from data import tokenizers
-from samples import load_split, out_problems, read_prompt, writing
+from samples import device_of, load_split, out_problems, read_prompt, writing
 
 # --- options of translation
 start = ''              # lines to translate; FILE:path to read them from a file, - from the standard input
@@ -46,7 +46,7 @@ def problems(given):
 
 def make_sampler(net, seed):
     """Return the function that draws the next token, as the options say: logits (B, V) -> tokens (B,)."""
-    device = next(net.parameters()).device
+    device = device_of(net)
     generator = torch.Generator(device).manual_seed(seed)
     return functools.partial(search.sample, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                              generator=generator)

@@ -20,7 +20,7 @@ TINY = ('--n_layer=2', '--n_head=2', '--n_embd=16', '--block_size=16', '--batch_
 
 
 def child(script, argv, environment, folder, output):
-    """In the child: become `python script argv`, with its output in a file."""
+    """In the child: run as `python script argv`, with the output in a file."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1), os.dup2(file, 2)
     sys.stdout, sys.stderr = (open(fd, 'w', encoding='utf-8', closefd=False) for fd in (1, 2))
@@ -73,7 +73,7 @@ class Process:
 
 @pytest.fixture
 def start(tmp_path):
-    """start('train.py', '--key=value', ..., ranks=2): the started Process, or one per rank."""
+    """Return start('train.py', '--option=value', ..., ranks=2), which returns a Process, or one per rank."""
     count = iter(range(10**6))
 
     def start(script, *argv, ranks=0, env={}, cwd=ROOT):
@@ -90,7 +90,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def launch(start):
-    """launch('train.py', ...): run to the end; (exit code, text), with ranks the first rank's."""
+    """Return launch('train.py', ...), which runs to the end; returns (exit code, text) of the first rank."""
     def launch(*argv, **options):
         started = start(*argv, **options)
         started = started if isinstance(started, list) else [started]
@@ -101,7 +101,7 @@ def launch(start):
 
 @pytest.fixture
 def toy(tmp_path):
-    """A stream of 11 characters that follow each other with some order: the path of a data set."""
+    """Return the path of a data set: a stream of 11 characters, each close after the one before it."""
     rng = np.random.default_rng(0)
     ids = np.cumsum(rng.integers(1, 4, 3000)) % 11
     characters = {'kind': 'characters', 'characters': '\nabcdefghij'}
@@ -111,7 +111,7 @@ def toy(tmp_path):
 
 
 def image_data(path, splits={'train': 40, 'val': 10, 'test': 11}, H=12, W=12, dtype=np.uint8):
-    """Save a data set of noise, whose masks are the first of three channels; return {split: {field: rows}}."""
+    """Save a data set of noise whose masks are the first of 3 channels; return {split: {field: rows}}."""
     rng = np.random.default_rng(0)
     made = {}
     for split, n in splits.items():
@@ -123,7 +123,7 @@ def image_data(path, splits={'train': 40, 'val': 10, 'test': 11}, H=12, W=12, dt
 
 
 def events(folder, event='train'):
-    """The lines of a run's log.jsonl that record `event`."""
+    """Return the lines of a run's log.jsonl that record `event`."""
     text = (Path(folder) / 'log.jsonl').read_text(encoding='utf-8')
     lines = [json.loads(line) for line in text.splitlines()]
     return [line for line in lines if line['event'] == event]

@@ -21,7 +21,7 @@ def elsewhere():
 
 @pytest.fixture
 def prepare(launch, tmp_path):
-    """prepare('mnist', {'mnist/file': bytes}, ...): what the script prints, with a mirror of these files."""
+    """Return prepare('mnist', {'mnist/file': bytes}, ...): the output, with these files mirrored."""
     def prepare(name, files, *argv, code=0, out='out'):
         mirror = tmp_path / 'mirror'
         mirror.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def prepare(launch, tmp_path):
 
 @pytest.fixture
 def prepare_real(launch, tmp_path):
-    """prepare_real('mnist', '--val=0'): what the script prints, with the real mirror."""
+    """Return prepare_real('mnist', '--val=0'), which returns the output, with the real mirror."""
     def prepare_real(name, *argv):
         code, text = launch(f'data/{name}/prepare.py', f'--out={tmp_path}/out', *argv,
                             env={'PATCH': 'mirror.elsewhere', 'ELSEWHERE': str(tmp_path)})

@@ -1,8 +1,13 @@
-"""Inject every fault that the tests know, count what was survived and measure what a safe save costs.
+"""Run every test that injects a fault, count the faults survived, and measure what a safe save costs.
 
     python tests/reliability.py         # five to ten minutes; writes results/reliability.md
 """
-import os, statistics, subprocess, sys, tempfile, time
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,76 +19,92 @@ import torch  # noqa: E402
 from core.checkpoint import save_checkpoint  # noqa: E402
 from core.facts import machine_name, versions  # noqa: E402
 
-FILES = sorted(path.name for path in (ROOT / 'tests').glob('test_*.py'))
-FAULTS = {      # parts of the names of the tests that inject it
+FAULTS = {      # parts of the names of the tests that inject each fault
     'killed (`kill -9`) at a random step': ['killed_20_times_at_random_steps', 'resume_after_a_kill'],
     'killed while a checkpoint is written': ['killed_20_times_while_saving'],
-    'SIGINT or SIGTERM: in training, evaluation, the first step, to one process of two':
+    'SIGINT or SIGTERM: in training, in evaluation, in the first step, to one of two processes':
         ['a_signal_saves', 'a_signal_to_one_rank'],
     'a second signal': ['a_second_signal'],
-    'data preparation killed or interrupted, before each of its files':
-        ['a_preparation_cut_short'],
-    'the same command again; a foreign, older or finished run in the folder':
+    'data preparation killed or interrupted before each of its files': ['a_preparation_cut_short'],
+    'the same command again; another, an older or a finished run in the folder':
         ['a_run_learns_and_leaves', 'a_foreign_run', 'best_without_a_last', 'finishes_meanwhile'],
-    'disk full: at a checkpoint, the last one, the log, in preparation; a place that cannot be written':
+    'disk full: at a checkpoint, the last one, the log, in preparation; a folder that cannot be written':
         ['a_full_disk_costs', 'failing_final_save', 'a_log_that_cannot', 'on_a_full_disk', 'the_disk_lost',
-         'a_place_that_cannot', 'refuses_is_told'],
+         'a_place_that_cannot', 'any_other_write'],
     'checkpoint: each of its bits flipped': ['every_single_bit'],
-    'checkpoint: cut after each of its bytes': ['every_cut_is_found_in'],
-    'checkpoint: last.pt, or both, or a named one damaged':
+    'checkpoint: truncated after each of its bytes': ['every_cut_is_found_in'],
+    'checkpoint: last.pt, or both copies, or a file named by the user damaged':
         ['damaged_last_gives_way', 'damage_of_both', 'gives_way_to_no_other'],
     'checkpoint: hostile': ['a_hostile_checkpoint'],
-    'config: hostile': ['nothing_is_executed', 'no_name_and_literal'],
+    'config: hostile': ['nothing_is_executed', 'not_a_name_and_a_literal'],
     'checkpoint of another model, shape, vocabulary or format':
         ['of_other_data_or_shapes', 'of_another_model', 'of_every_format', 'that_cannot_be_used'],
-    'checkpoint saved under compile and loaded without, and back': ['saved_under_compile'],
-    'NaN or inf in loss or gradient: once, or without end; BatchNorm, two optimizers, float16':
+    'checkpoint saved with compile and loaded without, and the reverse': ['saved_under_compile'],
+    'NaN or inf in the loss or the gradient: once, or in every step; BatchNorm, two optimizers, float16':
         ['a_step_that_is_not_finite', 'nothing_finite_is_skipped', 'without_an_end'],
     'a gradient a million times as large': ['a_million_times'],
     'out of memory': ['out_of_memory'],
-    'damaged data: cut, empty, missing, beyond the vocabulary, meta.json edited':
-        ['a_damaged_file_is_named', 'a_damaged_meta', 'train_finds_damaged', 'damaged_offsets',
+    'damaged data: truncated, empty, missing, beyond the vocabulary, meta.json edited':
+        ['a_damaged_file_is_named_with_what', 'a_damaged_meta', 'train_finds_damaged', 'damaged_offsets',
          'hashes_find', 'values_beyond', 'integers_that_do_not_fit'],
-    'download: 404, 503, HTML, wrong or cut bytes, Range ignored, hang':
+    'download: 404, 503, HTML, wrong or missing bytes, Range ignored, no answer':
         ['a_host_that_fails', 'where_nobody_answers', 'a_part_is_continued', 'without_a_known_hash',
          'of_other_bytes', 'that_does_not_fit_is_fetched', 'next_host'],
     'a poisoned cache of tiktoken': ['poisoned'],
-    'hostile archive: paths, links, devices, bombs, cuts':
+    'hostile archive: paths, links, devices, decompression bombs, truncation':
         ['of_an_archive', 'out_of_the_folder', 'not_a_regular_file', 'member_that_is_too_large'],
-    'two runs in one folder; a dead one\'s lock': ['of_two_runs'],
-    'a process of two dies': ['if_a_rank_dies', 'torchrun_starts_it_again'],
-    'processes that disagree': ['ranks_that_disagree'],
-    'the compiler fails, or is not there': ['a_compiler_that_fails', 'without_a_compiler'],
-    'nobody reads the output, or it goes to a full disk': ['nobody_reads_on', 'closed_pipe'],
+    'two runs in one folder; the lock of a killed run': ['of_two_runs'],
+    'one of two processes dies': ['if_a_rank_dies', 'torchrun_starts_it_again'],
+    'processes with different options or data': ['ranks_that_disagree'],
+    'the compiler fails, or is missing': ['a_compiler_that_fails', 'without_a_compiler'],
+    'the output goes to a closed pipe or a full disk': ['output_that_nobody_reads', 'closed_pipe'],
     'another folder, a path with spaces and accents, no locale; read-only data; another machine':
-        ['another_place', 'read_only', 'moves_to_a_machine'],
-    'a clock that stands still or jumps': ['a_clock']}
+        ['another_place', 'a_read_only', 'moves_to_a_machine'],
+    'a clock that stands still or jumps': ['a_clock'],
+}
 
 
-def survived():
-    """{fault: (injected, survived)}, by running the tests."""
-    parts = {part: fault for fault, parts in FAULTS.items() for part in parts}
+def count_survived():
+    """Run the tests of all faults; return {fault: (injected, survived)}."""
+    fault_of = {}       # {part of a test's name: fault}
+    for fault, parts in FAULTS.items():
+        for part in parts:
+            fault_of[part] = fault
+    injected = dict.fromkeys(FAULTS, 0)
+    survived = dict.fromkeys(FAULTS, 0)
+    missing = set(fault_of)
+    for case in run_tests(' or '.join(fault_of)):
+        name = case.get('name').split('[')[0]
+        part = next(part for part in fault_of if part in name)
+        missing.discard(part)
+        if case.find('skipped') is not None:
+            continue
+        n = 1           # faults in this test, unless it recorded the number
+        for recorded in case.iter('property'):
+            if recorded.get('name') == 'injected':
+                n = int(recorded.get('value'))
+        injected[fault_of[part]] += n
+        if case.find('failure') is None and case.find('error') is None:
+            survived[fault_of[part]] += n
+    assert not missing, f'no test has a name with {missing}'
+    return {fault: (injected[fault], survived[fault]) for fault in FAULTS}
+
+
+def run_tests(expression):
+    """Run the tests that `pytest -k expression` selects; return their elements of pytest's XML report."""
+    files = sorted(f'tests/{path.name}' for path in (ROOT / 'tests').glob('test_*.py'))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, 'report.xml')
-        subprocess.run([sys.executable, '-m', 'pytest', '-q', '-o', 'junit_family=xunit1',
-                        f'--junitxml={report}', '-k', ' or '.join(parts),
-                        *(f'tests/{name}' for name in FILES)], cwd=ROOT)
-        counts, missing = {fault: [0, 0] for fault in FAULTS}, set(parts)
-        for case in ElementTree.parse(report).iter('testcase'):
-            part = next(part for part in parts if part in case.get('name').split('[')[0])
-            missing.discard(part)
-            n = int(next((p.get('value') for p in case.iter('property') if p.get('name') == 'injected'), 1))
-            if case.find('skipped') is None:
-                counts[parts[part]][0] += n
-                counts[parts[part]][1] += n * (case.find('failure') is None and case.find('error') is None)
-    assert not missing, f'no test is called {missing}'
-    return counts
+        options = ['-q', '-o', 'junit_family=xunit1', f'--junitxml={report}', '-k', expression]
+        subprocess.run([sys.executable, '-m', 'pytest', *options, *files], cwd=ROOT)
+        return list(ElementTree.parse(report).iter('testcase'))
 
 
-def cost(turns=15):
-    """(seconds of torch.save and fsync, seconds of save_checkpoint), medians of saving 64 MB in turns."""
+def save_seconds(turns=15):
+    """Save 64 MB in turns; return the median seconds of torch.save with fsync, and of save_checkpoint."""
     state = {'model': {str(i): torch.randn(2**20) for i in range(16)}}
-    found = [], []
+    plain = []
+    safe = []
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         for _ in range(turns):
             start = time.monotonic()
@@ -91,31 +112,34 @@ def cost(turns=15):
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            found[0].append(time.monotonic() - start)
+            plain.append(time.monotonic() - start)
             start = time.monotonic()
             save_checkpoint(Path(folder, 'last.pt'), state)
-            found[1].append(time.monotonic() - start)
-    return tuple(map(statistics.median, found))
+            safe.append(time.monotonic() - start)
+    return statistics.median(plain), statistics.median(safe)
 
 
 if __name__ == '__main__':
-    plain, safe = cost()
-    counts = survived()
-    found = versions()
-    rows = '\n'.join(f'| {fault} | {n:,} | {held:,} |' for fault, (n, held) in counts.items())
-    text = f"""# Nothing lost
+    plain, safe = save_seconds()
+    counts = count_survived()
+    version = versions()
+    rows = '\n'.join(f'| {fault} | {injected:,} | {survived:,} |'
+                     for fault, (injected, survived) in counts.items())
+    text = f"""# Fault injection
 
-Faults injected by the tests, on a CPU and without a network, and how many were survived: the run went on
-to the same numbers, or ended with its exit code and in words; nothing saved was lost, nothing damaged used.
+The tests inject these faults on a CPU, without a network. A fault is survived if the run continues and ends
+with the same numbers, or if it ends with its exit code and an error message. In both cases no saved file is
+lost and no damaged file is used.
 
 | fault | injected | survived |
 | --- | --- | --- |
 {rows}
 
-Saving 64 MB, forced to the disk, read back, its predecessor kept, takes {safe / plain:.2f} x as long as
-`torch.save` and `fsync` alone: medians of 15 in turns, {safe:.2f} s and {plain:.2f} s.
+Saving 64 MB takes {safe / plain:.2f} x as long as `torch.save` and `fsync` alone: {safe:.2f} s and
+{plain:.2f} s, medians of 15 saves in turns. A save writes the file to the disk, reads it back and keeps the
+old one.
 
-torch {found['torch']}, Python {found['python']}, {machine_name('cpu')}, commit {found['git']}
+torch {version['torch']}, Python {version['python']}, {machine_name('cpu')}, commit {version['git']}
 
 `python tests/reliability.py`
 """

@@ -83,7 +83,7 @@ def test_what_is_missing_is_named(archive):
 def test_a_path_that_leads_out_of_the_folder_is_an_error(archive, name):
     build(archive, {**FILES, name: b'evil'})
     assert name in error_of(archive, '*') and name in error_of(archive, name)
-    assert unpacked(archive, 'list.txt')            # what nobody wants is not looked at
+    assert unpacked(archive, 'list.txt')            # members that are not asked for are not examined
 
 
 @pytest.mark.parametrize('kind', TYPES)

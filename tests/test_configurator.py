@@ -1,4 +1,4 @@
-"""Checked overrides: what each key takes, what is refused and how, and that nothing given is executed."""
+"""Checked overrides: what each option takes, what is an error and which, and that no input is executed."""
 import ast, dataclasses, importlib, os, platform, re, shutil, subprocess, sys
 import tracemalloc
 
@@ -49,15 +49,15 @@ def given(tmp_path, monkeypatch):
     return given
 
 
-def refuses(given, *argv):
-    """The lines with which it is refused."""
-    with pytest.raises(UserError) as refused:
+def errors_of(given, *argv):
+    """Return the lines of the UserError that these arguments raise."""
+    with pytest.raises(UserError) as error:
         given(*argv)
-    assert refused.value.code == 2
-    return str(refused.value).split('\n')
+    assert error.value.code == 2
+    return str(error.value).split('\n')
 
 
-# --- what a key takes
+# --- what an option takes
 
 @pytest.mark.parametrize('argument, value', [
     ('--n=4', 4), ('--n=-3', -3), ('--n=1e4', 10_000), ('--n=2.0', 2), ('--n= 5 ', 5), ('--n=1_000', 1000),
@@ -69,7 +69,7 @@ def refuses(given, *argv):
     ('--flag=False', False), ('--flag', True),
     ('--mode=True', True), ('--mode=False', False), ('--mode=auto', 'auto'), ('--kind=two', 'two'),
     ('--n_layer=5', 5), ('--dropout=0', 0.0), ('--pos=none', 'none')])
-def test_text_on_the_command_line_is_read_by_the_type_of_its_key(given, argument, value):
+def test_text_on_the_command_line_is_read_by_the_type_of_its_option(given, argument, value):
     settings, key = given(argument), argument[2:].split('=')[0]
     found = settings.options[key] if key in settings.options else settings.fields[key]
     assert (found, type(found)) == (value, type(value))
@@ -81,7 +81,7 @@ def test_text_on_the_command_line_is_read_by_the_type_of_its_key(given, argument
     ('x = 1', 1.0), ('x = 3e-4 * 2', 6e-4), ('x = (1 + 2) / 4', 0.75), ("name = '5'", '5'), ("name = ''", ''),
     ('flag = True', True), ('mode = True', True), ('mode = False', False), ("mode = 'auto'", 'auto'),
     ("kind = 'two'", 'two'), ('n_embd = 2**6', 64), ('dropout = 0', 0.0), ("pos = 'none'", 'none')])
-def test_a_value_in_a_config_file_is_of_the_type_of_its_key(given, line, value):
+def test_a_value_in_a_config_file_is_of_the_type_of_its_option(given, line, value):
     settings, key = given(f'"""Docstring."""\n\n# comment\n{line}   # why'), line.split()[0]
     found = settings.options[key] if key in settings.options else settings.fields[key]
     assert (found, type(found)) == (value, type(value))
@@ -98,8 +98,8 @@ def test_a_value_in_a_config_file_is_of_the_type_of_its_key(given, line, value):
     '--x=True', '--x=2j', '--x=', '--x', '--x=1,5', '--flag=1', '--flag=0', '--flag=yes', '--flag=',
     '--flag=true', '--flag=None', '--mode=maybe', '--mode=1', '--mode=', '--mode', '--kind=One',
     '--kind=three', '--kind=', '--name', '--n_layer=1.5', '--pos=rotary'])
-def test_text_of_another_type_is_refused_with_what_was_expected(given, argument):
-    line, key = refuses(given, argument)[0], argument[2:].split('=')[0]
+def test_text_of_another_type_is_an_error_with_what_was_expected(given, argument):
+    line, key = errors_of(given, argument)[0], argument[2:].split('=')[0]
     assert line.startswith('the command line: ') and key in line
     assert re.search('expected|needs a value', line)
 
@@ -117,8 +117,8 @@ def test_text_of_another_type_is_refused_with_what_was_expected(given, argument)
     'n = 9 ** 9 ** 9', 'n = (2 ** 64) ** 64', "name = 'a' * 3", "name = 'a' + 'b'", "name = -'a'", "n = -'a'",
     'n = -True', 'n = True + 1', "name = b'a'", 'n = await x', 'n = yield', 'nn = 3', 'N = 3', '__name__ = 3',
     'hidden = 8', 'LIMIT = 1', 'dropout = 1, 5'])
-def test_a_line_that_is_no_name_and_literal_is_refused_where_it_stands(given, line):
-    first, *_ = refuses(given, f'x = 1\n{line}\n')
+def test_a_line_that_is_not_a_name_and_a_literal_is_an_error_with_its_line(given, line):
+    first, *_ = errors_of(given, f'x = 1\n{line}\n')
     assert first.startswith('config.py:2: ')
 
 
@@ -130,8 +130,9 @@ def test_nothing_is_executed(given, tmp_path, launch):
              f'class A:\n    {touch}', f'n = {touch} if True else 1', f'with {touch}: pass',
              f'x = (lambda: {touch})()']
     for line in lines:
-        refuses(given, line)
-        refuses(given, f'--n={line}'), refuses(given, f'--flag={line}'), refuses(given, f'--mode={line}')
+        errors_of(given, line)
+        for option in 'n', 'flag', 'mode':
+            errors_of(given, f'--{option}={line}')
         assert given(f'--name={line}').options['name'] == line
     (tmp_path / 'hostile.py').write_text('\n'.join(lines))
     code, text = launch('train.py', tmp_path / 'hostile.py', f'--max_iters={touch}',
@@ -141,9 +142,9 @@ def test_nothing_is_executed(given, tmp_path, launch):
 
 
 @pytest.mark.parametrize('value', ["'a' * 10**8", "10**8 * 'a'", "'a' * 10**4 * 10**4"])
-def test_arithmetic_of_text_is_refused_before_it_is_done(given, value):
+def test_arithmetic_of_text_is_an_error_before_it_is_done(given, value):
     tracemalloc.start()
-    refuses(given, f'name = {value}'), refuses(given, f'--n={value}')
+    errors_of(given, f'name = {value}'), errors_of(given, f'--n={value}')
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**7
@@ -151,32 +152,33 @@ def test_arithmetic_of_text_is_refused_before_it_is_done(given, value):
 
 # --- in which words
 
-def test_all_problems_are_told_at_once_each_with_its_place_and_the_nearest_key(given):
-    lines = refuses(given, "n = 1.5\nnam = 'a'\n\nkind = 'tow'\nimport os\n", '--flg=True', '--x=a',
-                    '--n_leyer=2', '--zzz=1')
+def test_all_problems_are_reported_at_once_each_with_its_place_and_the_nearest_option(given):
+    lines = errors_of(given, "n = 1.5\nnam = 'a'\n\nkind = 'tow'\nimport os\n", '--flg=True', '--x=a',
+                      '--n_leyer=2', '--zzz=1')
     for start, *words in (
             ('config.py:1: n', 'expected int', '1.5'), ('config.py:2: nam', 'did you mean name'),
             ('config.py:4: kind', "'one', 'two'", "'tow'", 'did you mean'), ('config.py:5: ', 'name = value'),
             ('the command line: flg', 'did you mean flag'), ('the command line: x', 'expected float', "'a'"),
-            ('the command line: n_leyer', 'did you mean n_layer'), ('the command line: zzz', 'not an option')):
+            ('the command line: n_leyer', 'did you mean n_layer'),
+            ('the command line: zzz', 'not an option')):
         found = [line for line in lines if line.startswith(start)]
         assert len(found) == 1 and all(word in found[0] for word in words), start
     assert len(lines) == 9 and '--help' in lines[-1]
 
 
-def test_a_script_says_it_in_one_line_each_and_writes_nothing(launch, tmp_path):
+def test_a_script_prints_one_line_for_each_problem_and_writes_nothing(launch, tmp_path):
     code, text = launch('train.py', '--lerning_rate=1', '--max_iters=many', f'--out_dir={tmp_path}/run')
     assert code == 2 and 'did you mean learning_rate?' in text and len(text.splitlines()) == 3, text
     assert not (tmp_path / 'run').exists()
 
 
 def test_a_value_needs_an_equals_sign(given):
-    assert 'the command line: --n needs a value: --n=3' in refuses(given, '--n', '5')
+    assert 'the command line: --n needs a value: --n=3' in errors_of(given, '--n', '5')
 
 
 @pytest.mark.parametrize('argv', [
     ['max_iters=5'], ['-max_iters=5'], ['config/train_stdlib'], ['--deterministic', 'False'], ['--']])
-def test_words_that_are_no_option_and_no_config_are_refused(launch, toy, tmp_path, argv):
+def test_an_argument_that_is_neither_an_option_nor_a_config_is_an_error(launch, toy, tmp_path, argv):
     more = [f'--dataset={toy}', f'--out_dir={tmp_path}/run', '--max_iters=1', *argv]
     code, text = launch('train.py', *TINY, *more)
     assert code == 2 and 'Traceback' not in text, text
@@ -184,27 +186,27 @@ def test_words_that_are_no_option_and_no_config_are_refused(launch, toy, tmp_pat
 
 
 @pytest.mark.parametrize('script', ['sample.py', 'configurator.py', 'data/stdlib/prepare.py'])
-def test_scripts_without_arguments_refuse_them(launch, tmp_path, script):
+def test_an_argument_of_a_script_that_takes_none_is_an_error(launch, tmp_path, script):
     code, text = launch(script, 'out/shakespeare',
                         env={'PATCH': 'mirror.elsewhere', 'ELSEWHERE': str(tmp_path)})
     assert code == 2 and 'out/shakespeare' in text, text
 
 
-def test_a_config_file_that_is_not_there_or_no_text_is_refused_by_name(given, tmp_path):
-    assert 'missing.py: No such file' in refuses(given, '--n=1', 'missing.py')[0]
+def test_a_config_file_that_is_missing_or_not_text_is_an_error_with_its_name(given, tmp_path):
+    assert 'missing.py: No such file' in errors_of(given, '--n=1', 'missing.py')[0]
     (tmp_path / 'folder.py').mkdir()
-    assert refuses(given, '--n=1', 'folder.py')[0].startswith('folder.py: ')
+    assert errors_of(given, '--n=1', 'folder.py')[0].startswith('folder.py: ')
     for raw in b'name = "\xe9"', b'n = 1\x00', 'n = 3'.encode('utf-16'):
         (tmp_path / 'bytes.py').write_bytes(raw)
-        assert refuses(given, '--n=1', 'bytes.py')[0].startswith('bytes.py:1: ')
+        assert errors_of(given, '--n=1', 'bytes.py')[0].startswith('bytes.py:1: ')
 
 
 @pytest.mark.parametrize('source, line', [
     ('n = 1\nx = = 2\n', 2), ('n = (1\n', 1), ('n = 1\n  x = 2\n', 2), ("name = 'a\n", 1), ('n 3', 1),
     ('n = 1\n\n\nx = 1 1\n', 4), ('n = ' + '(' * 1000, 1), ('n: 3: 4', 1),
     ('n = ' + '-' * 10**5 + '1', 1)])
-def test_a_syntax_error_is_told_with_its_line(given, source, line):
-    assert refuses(given, source)[0].startswith(f'config.py:{line}: ')
+def test_a_syntax_error_is_reported_with_its_line(given, source, line):
+    assert errors_of(given, source)[0].startswith(f'config.py:{line}: ')
 
 
 def test_a_config_file_may_be_empty_have_a_bom_and_any_line_end(given, tmp_path):
@@ -236,11 +238,11 @@ def test_a_default_config_gives_defaults_and_a_named_one_replaces_it(given, tmp_
     assert (named.options['n'], named.options['x'], named.given) == (3, 1.0, {'x': 'a.py:1'})
 
 
-def test_a_model_that_does_not_exist_is_refused_with_those_that_do_and_nothing_else(given):
+def test_a_model_that_does_not_exist_is_an_error_that_lists_those_that_do(given):
     for argv in ['--model=gtp', '--n_layer=2'], ["model = 'gtp'\nn_layer = 2\n"]:
-        problems = refuses(given, *argv)[:-1]
+        problems = errors_of(given, *argv)[:-1]
         assert "'gtp'" in problems[0] and all(repr(name) in problems[0] for name in MODELS)
-        assert len(problems) == 1       # whose key n_layer is, nobody can know
+        assert len(problems) == 1       # not one for n_layer: it may be an option of the model that was meant
     with pytest.raises(SystemExit) as stop:
         given('--model=gtp', '-h')
     assert stop.value.code == 0
@@ -249,7 +251,7 @@ def test_a_model_that_does_not_exist_is_refused_with_those_that_do_and_nothing_e
 # --- help and declarations
 
 @pytest.mark.parametrize('model', MODELS)
-def test_help_lists_every_knob_and_every_field_of_the_model_with_its_comment(capsys, monkeypatch, model):
+def test_help_lists_every_option_and_every_field_of_the_model_with_its_comment(capsys, monkeypatch, model):
     monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
     with pytest.raises(SystemExit) as stop:
         read(ROOT / 'train.py', [f'--model={model}', '--help', '--nonsense=1'])
@@ -284,7 +286,7 @@ def test_a_script_of_your_own_needs_no_docstring_and_is_called_where_it_is(given
 
 
 def nobody_reads():
-    """Patched into a child: nobody reads the pipe it prints into, as in `python -u ... | head -1`."""
+    """Patched into a child: close the reading end of its output, as in `python -u ... | head -1`."""
     reader, writer = os.pipe()
     os.close(reader), os.dup2(writer, 1)
     sys.stdout = open(1, 'w', buffering=1, encoding='utf-8', closefd=False)
@@ -312,7 +314,8 @@ def test_a_comment_of_several_lines_is_shown_whole(tmp_path):
 y = 2       # another option
 """)
     options = parse_options(tmp_path / 'script.py')
-    assert options['x'].comment == 'the first line; and the second' and options['y'].comment == 'another option'
+    assert options['x'].comment == 'the first line; and the second'
+    assert options['y'].comment == 'another option'
 
 
 def test_other_annotations_are_no_choices_and_a_single_choice_is_one(tmp_path):
@@ -324,7 +327,7 @@ def test_other_annotations_are_no_choices_and_a_single_choice_is_one(tmp_path):
     assert keys['kind'].convert('one', text=True) == 'one'
 
 
-def test_every_knob_of_train_is_declared_with_a_comment():
+def test_every_option_of_train_is_declared_with_a_comment():
     body = ast.parse((ROOT / 'train.py').read_text(encoding='utf-8')).body
     literals = {target.id for node in body if isinstance(node, (ast.Assign, ast.AnnAssign))
                 for target in getattr(node, 'targets', [getattr(node, 'target', None)])
@@ -335,7 +338,7 @@ def test_every_knob_of_train_is_declared_with_a_comment():
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_config_fields_are_declared_commented_and_no_knob_of_train(name):
+def test_config_fields_are_declared_commented_and_no_option_of_train(name):
     keys = parse_options(ROOT / f'models/{name}.py', 'Config')
     config = importlib.import_module(f'models.{name}').Config
     fields = [f for f in dataclasses.fields(config) if f.type is not tuple]     # tuples are the data set's
@@ -370,15 +373,15 @@ def test_the_settings_of_a_cpu_and_why():
 
 @pytest.mark.parametrize('device', ['tpu', '', 'CPU', 'cpu:x', 'cpu:', 'cpu:1', 'cpu:00', 'cpu:\u0660',
                                     'cuda:x', 'cuda:99', 'mps:x', 'meta'])
-def test_a_device_that_is_not_here_is_refused_with_those_that_are(device):
-    with pytest.raises(UserError, match='cpu') as refused:
+def test_a_device_that_is_not_available_is_an_error_that_lists_those_that_are(device):
+    with pytest.raises(UserError, match='cpu') as error:
         machine.resolve(device)
-    assert refused.value.code == 2 and repr(device) in str(refused.value)
+    assert error.value.code == 2 and repr(device) in str(error.value)
 
 
 @pytest.mark.parametrize('device, gpu, mps', [
     ('cuda', False, True), ('cuda:0', False, False), ('mps', True, False)])
-def test_a_gpu_that_is_not_here_is_refused(monkeypatch, device, gpu, mps):
+def test_a_gpu_that_is_not_available_is_an_error(monkeypatch, device, gpu, mps):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
     with pytest.raises(UserError, match=f'{device}'):
@@ -397,7 +400,7 @@ def test_load_gives_the_best_model_of_a_run_in_eval_mode(launch, toy, tmp_path):
     split = data.load_split(toy, 'val', ['tokens'], 16)
     with torch.no_grad():
         sums = [load(str(tmp_path / 'run'))(**split.batch(rows)) for rows in split.evaluation_batches(8)]
-    loss = sum(s['nll'].item() for s in sums) / sum(s['count'].item() for s in sums)
+    loss = sum(s['loss'].item() for s in sums) / sum(s['count'].item() for s in sums)
     assert loss == pytest.approx(load_checkpoint(tmp_path / 'run/best.pt')['best']['value'], rel=1e-5)
     with pytest.raises(UserError, match='there is no checkpoint'):
         load(tmp_path / 'nowhere')
@@ -409,12 +412,12 @@ def test_what_does_not_fit_is_listed_with_both_shapes():
     assert load_weights(net, weights) == [] and all(bool((p == 1).all()) for p in net.parameters())
     weights = {name: t * 0 for name, t in weights.items()}
     weights['1.weight'], weights['extra'] = torch.zeros(5, 3), weights.pop('1.bias')
-    with pytest.raises(UserError, match='3 tensors do not fit') as refused:
+    with pytest.raises(UserError, match='3 tensors do not fit') as error:
         load_weights(net, weights)
     for line in ('1.weight: the model has (4, 3), the checkpoint (5, 3)',
                  '1.bias: the model has (4,), the checkpoint none',
                  'extra: the model has none, the checkpoint (4,)'):
-        assert line in str(refused.value)
+        assert line in str(error.value)
     assert all(bool((p == 1).all()) for p in net.parameters())      # nothing of it was taken
     assert len(load_weights(net, weights, strict=False)) == 3
     assert not net[0].weight.any() and not net[0].bias.any() and bool((net[1].weight == 1).all())
@@ -444,7 +447,8 @@ def test_importing_every_module_does_no_work(tmp_path, tmp_path_factory):
     modules = [path.stem for path in ROOT.glob('*.py')]
     for folder in 'core', 'data', 'models', 'plots', 'samples':
         modules += [f'{folder}.{path.stem}' for path in (ROOT / folder).glob('[a-z]*.py')]
-    assert {'train', 'sample', 'core.run', 'configurator', 'core.search', 'models.gpt', 'data.download'} <= set(modules)
+    some = {'train', 'sample', 'core.run', 'configurator', 'core.search', 'models.gpt', 'data.download'}
+    assert some <= set(modules)
     done = subprocess.run([sys.executable, '-B', '-c', WATCHED, *modules], cwd=tmp_path, capture_output=True,
                           text=True, env={'PYTHONPATH': str(ROOT), 'PATH': '', 'MPLCONFIGDIR': str(cache)},
                           timeout=600)

@@ -124,7 +124,7 @@ def test_a_file_is_downloaded_once(raw, web, capsys):
     assert (raw / 'file.bin').read_bytes() == BODY
     assert os.listdir(raw) == ['file.bin']
     assert len(web.seen) == 1
-    assert capsys.readouterr().out == f'{NAME} from {web.url}/a\n'      # no live line where nobody looks
+    assert capsys.readouterr().out == f'{NAME} from {web.url}/a\n'      # no live line without a terminal
 
 
 def test_the_hash_may_be_md5(raw, web):
@@ -186,7 +186,7 @@ def test_without_a_known_hash_a_web_page_or_a_cut_file_is_an_error(raw, web):
     error = error_of(f'{web.url}/page', f'{web.url}/cut', sha256=None)
     assert 'a web page' in error and 'IncompleteRead' in error
     assert fetch(f'{web.url}/good', sha256=None).read_bytes() == BODY
-    assert web.seen[-1] == ('/good', None)      # nothing would tell whether the part was of the same release
+    assert web.seen[-1] == ('/good', None)      # nothing shows whether the part is of the same release
     assert fetch(sha256=None) == raw / 'file.bin'
 
 

@@ -1,6 +1,7 @@
-"""Nothing lost: kills, signals, full disks, bad files, bad numbers, dying ranks and odd places, injected into
-runs of train.py. Much of what can go wrong is tested beside its subject: tests/reliability.py names it all,
-runs it and counts."""
+"""Fault injection into runs of train.py: kills, signals, full disks, damaged files, NaN, dying processes.
+
+Tests of other files inject faults too. tests/reliability.py lists all of them, runs them and counts.
+"""
 import errno, fcntl, functools, itertools, math, os, random, resource, shutil, signal, socket, subprocess, sys
 import time
 from importlib import import_module
@@ -36,7 +37,7 @@ if __name__ == '__main__':
 
 @pytest.fixture
 def argv(toy, tmp_path):
-    """argv(name): the arguments of a tiny run of 20 steps into tmp_path / name."""
+    """Return argv(name): the arguments of a tiny run of 20 steps into tmp_path / name."""
     return lambda name: [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path / name}']
 
 
@@ -62,7 +63,7 @@ def forwards(happen, model='gpt'):
 
 
 def same(a, b):
-    """Whether two checkpoints, or parts of them, are equal to the last bit."""
+    """Return whether two checkpoints, or parts of them, are equal to the last bit."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -73,7 +74,7 @@ def same(a, b):
 
 
 def outcome(folder):
-    """What no interruption may change: the losses of all steps and evaluations, and what was saved last."""
+    """Return what no interruption may change: all losses of steps and evaluations, the last checkpoint."""
     state = load_checkpoint(folder / 'last.pt')
     evaluated = [(line['step'], line['loss']) for line in events(folder, 'eval')]
     return {'train': losses(folder), 'eval': evaluated,
@@ -142,7 +143,7 @@ def signalled():
     pytest.param(0, 2, 2, id='evaluation of one rank'),
     pytest.param(12, 2, 0, id='one rank, then one process'),
     pytest.param(12, 0, 2, id='one process, then two ranks')])
-def test_a_signal_saves_within_two_steps_and_the_same_command_goes_on(start, launch, argv, tmp_path, whole,
+def test_a_signal_saves_within_two_steps_and_the_same_command_resumes(start, launch, argv, tmp_path, whole,
                                                                       number, call, ranks, after):
     env = {'PATCH': 'test_faults.signalled', 'CALL': str(call), 'SIGNALS': str(int(number))}
     started = start('train.py', *argv('a'), ranks=ranks, env=env)
@@ -223,7 +224,8 @@ def test_a_full_disk_costs_nothing_but_the_checkpoints_of_its_time(launch, argv,
     failed = text.count('could not be saved')
     record_property('injected', failed)
     assert code == 0 and failed >= 3 and len(losses(tmp_path / 'a')) == 30, text
-    assert load_checkpoint(tmp_path / 'a/last.pt')['done'] and load_checkpoint(tmp_path / 'a/best.pt')['step'] > 20
+    assert load_checkpoint(tmp_path / 'a/last.pt')['done']
+    assert load_checkpoint(tmp_path / 'a/best.pt')['step'] > 20
 
 
 def test_only_a_failing_final_save_is_a_failure(launch, argv, tmp_path, whole):
@@ -248,19 +250,19 @@ def log_full():
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
-def test_a_log_that_cannot_be_written_is_said_once(launch, argv, tmp_path):
+def test_a_log_that_cannot_be_written_is_reported_once(launch, argv, tmp_path):
     code, text = launch('train.py', *argv('a'), env={'PATCH': 'test_faults.log_full'})
     assert code == 0 and text.count('cannot be written') == 1, text
     assert load_checkpoint(tmp_path / 'a/last.pt')['done']
 
 
 @pytest.mark.parametrize('place', ['/dev/null/a', '/proc/a'])
-def test_a_place_that_cannot_be_written_is_refused(launch, argv, place):
+def test_a_place_that_cannot_be_written_is_an_error(launch, argv, place):
     code, text = launch('train.py', *argv('a'), f'--out_dir={place}')
     assert code == 4 and place in text and 'Traceback' not in text, text
 
 
-def test_a_preparation_on_a_full_disk_is_told_in_words(launch, tmp_path):
+def test_a_preparation_on_a_full_disk_ends_with_an_error_message(launch, tmp_path):
     (tmp_path / 'own').mkdir()
     (tmp_path / 'own/prepare.py').write_text(PREPARE, encoding='utf-8')
     argv = [*TINY, f'--dataset={tmp_path}/own', f'--out_dir={tmp_path}/a']
@@ -277,7 +279,7 @@ def tiny_files():
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EFBIG])
-def test_any_other_write_that_the_disk_refuses_is_told_in_a_line(number, capsys):
+def test_any_other_write_that_fails_is_reported_in_one_line(number, capsys):
     with pytest.raises(SystemExit) as end:
         errors.excepthook(OSError, OSError(number, os.strerror(number), 'raw/a.jpg'), None)
     assert end.value.code == 4
@@ -287,7 +289,7 @@ def test_any_other_write_that_the_disk_refuses_is_told_in_a_line(number, capsys)
 # --- bad checkpoints
 
 def small(path, **changes):
-    """A checkpoint of two kilobytes."""
+    """Save a checkpoint of two kilobytes."""
     state = {'format': FORMAT, 'model': {'w': torch.tensor([1.0, -2.5])}, 'ema': [torch.ones(1)],
              'optimizers': [{'state': {0: {'step': torch.tensor(7.0)}}, 'param_groups': [{'lr': 1e-3}]}],
              'step': 7, 'keys': {'model': 'gpt'}, 'config': {'n_layer': 1}, 'tokenizer': None, 'done': False}
@@ -334,11 +336,12 @@ def test_what_the_disk_lost_is_found_on_reading_back(tmp_path, monkeypatch, size
 
 @pytest.mark.parametrize('line', ['7', '{"step": "x"}', '{"step": null}', '{"step": 3', '[]', '\ufffd'])
 def test_a_line_of_the_log_that_is_damaged_is_of_no_step(line):
-    assert run_module.logged_step(f'{line}\n') == math.inf and run_module.logged_step('{"step": 3}') == math.inf
+    assert run_module.logged_step(f'{line}\n') == math.inf
+    assert run_module.logged_step('{"step": 3}') == math.inf
     assert run_module.logged_step('{"step": 3}\n') == 3 and run_module.logged_step('{"event": "done"}\n') == 0
 
 
-def test_damage_of_both_last_checkpoints_is_told_and_nothing_is_touched(launch, argv, tmp_path):
+def test_damage_of_both_last_checkpoints_is_reported_and_nothing_is_touched(launch, argv, tmp_path):
     assert launch('train.py', *argv('a'))[0] == 0
     for name in 'last.pt', 'last.pt.previous':
         os.truncate(tmp_path / 'a' / name, 999)
@@ -359,7 +362,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize('modern', [True, False])
-def test_a_hostile_checkpoint_is_refused_and_nothing_executed(launch, argv, tmp_path, modern):
+def test_a_hostile_checkpoint_is_an_error_and_executes_nothing(launch, argv, tmp_path, modern):
     (tmp_path / 'a').mkdir()
     path, touched = tmp_path / 'a/last.pt', tmp_path / 'touched'
     torch.save({'format': FORMAT, 'model': Hostile(touched)}, path,
@@ -373,7 +376,7 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_executed(launch, argv, tmp_
     assert touched.exists()             # it was a danger
 
 
-def test_a_checkpoint_of_other_data_or_shapes_is_refused_with_what_differs(launch, toy, argv, tmp_path):
+def test_a_checkpoint_of_other_data_or_shapes_is_an_error_with_what_differs(launch, toy, argv, tmp_path):
     assert launch('train.py', *argv('a'))[0] == 0
     other = {'train': {'tokens': [3, 12] * 500}, 'val': {'tokens': [3, 12] * 50}}
     data.save(toy, other, {'tokens': 'stream'}, {'vocab_size': 13})
@@ -386,18 +389,18 @@ def test_a_checkpoint_of_other_data_or_shapes_is_refused_with_what_differs(launc
     assert code == 2 and 'embed.weight: the model has (11, 32), the checkpoint (11, 16)' in text, text
 
 
-def test_weights_of_another_model_are_refused_with_both_lists(launch, argv, tmp_path):
-    image_data(tmp_path / 'pictures')
+def test_weights_of_another_model_are_an_error_with_both_lists(launch, argv, tmp_path):
+    image_data(tmp_path / 'images')
     assert launch('train.py', *argv('a'))[0] == 0
     code, text = launch('train.py', '--model=cnn', '--width=4', '--batch_size=8', '--device=cpu',
-                        f'--dataset={tmp_path}/pictures', f'--init_from={tmp_path}/a',
+                        f'--dataset={tmp_path}/images', f'--init_from={tmp_path}/a',
                         f'--out_dir={tmp_path}/b')
     assert code == 2 and 'embed.weight: the model has none, the checkpoint (11, 16)' in text, text
     assert 'groups.0.conv1.weight: the model has (4, 24, 3, 3), the checkpoint none' in text, text
     assert not (tmp_path / 'b').exists()
 
 
-def test_a_checkpoint_of_every_format_is_read_or_refused_in_words(launch, tmp_path):
+def test_a_checkpoint_of_every_format_is_read_or_ends_with_an_error_message(launch, tmp_path):
     path = ROOT / 'tests/format_1.pt'           # what this format was; a new one needs a file of its own
     code, text = launch('sample.py', f'--out_dir={path}', '--start=ab', '--max_new_tokens=10')
     assert code == 0 and FORMAT == 1 or code == 2 and 'format 1' in text, text
@@ -412,7 +415,7 @@ def dynamo_alone():
     nn.Module.compile = lambda net, **options: compiled(net, **options, backend='eager')
 
 
-def test_a_checkpoint_saved_under_compile_goes_on_eager_and_back(launch, argv, tmp_path):
+def test_a_checkpoint_saved_under_compile_resumes_without_and_back(launch, argv, tmp_path):
     found, env = {}, {'PATCH': 'test_faults.dynamo_alone'}
     for name, first in ('a', True), ('b', False):
         more = ['--schedule=constant', '--warmup_fraction=0']
@@ -421,7 +424,8 @@ def test_a_checkpoint_saved_under_compile_goes_on_eager_and_back(launch, argv, t
         keys = [*load_checkpoint(tmp_path / name / 'last.pt')['model']]
         code, text = launch('train.py', *argv(name), f'--compile={not first}', '--init_from=resume', env=env)
         assert code == 0 and 'failed' not in text, text
-        assert [*load_checkpoint(tmp_path / name / 'last.pt')['model']] == keys and keys[0].startswith('embed')
+        assert [*load_checkpoint(tmp_path / name / 'last.pt')['model']] == keys
+        assert keys[0].startswith('embed')
         found[name] = losses(tmp_path / name)
     assert len(found['a']) == 20 and found['a'] == pytest.approx(found['b'], abs=1e-4)
 
@@ -444,7 +448,7 @@ def not_finite():
 
 
 def trained(state):
-    """What a step moves: weights and buffers, their average, what the optimizers remember."""
+    """Return what a step changes: weights and buffers, their moving average, the optimizer states."""
     return state['model'], state['ema'], [o['state'] for o in state['optimizers']]
 
 
@@ -453,8 +457,8 @@ def trained(state):
 def test_a_step_that_is_not_finite_leaves_no_trace(launch, argv, tmp_path, place, value, model, dtype):
     more = [f'--dtype={dtype}', '--optimizer=muon', '--keep_interval=1', '--ema=0.9', '--max_iters=5']
     if model == 'cnn':
-        image_data(tmp_path / 'pictures')
-        more += ['--model=cnn', '--width=4', f'--dataset={tmp_path}/pictures']
+        image_data(tmp_path / 'images')
+        more += ['--model=cnn', '--width=4', f'--dataset={tmp_path}/images']
     command = [a for a in argv('a') if model == 'gpt' or not a.startswith(('--n_', '--block', '--dropout'))]
     env = {'PATCH': 'test_faults.not_finite', 'MODEL': model, 'PLACE': place, 'VALUE': str(value),
            'LASTS': 'False'}
@@ -468,9 +472,9 @@ def test_a_step_that_is_not_finite_leaves_no_trace(launch, argv, tmp_path, place
 
 
 def test_an_average_of_weights_has_batch_norms_of_its_own(launch, argv, tmp_path):
-    image_data(tmp_path / 'pictures')
+    image_data(tmp_path / 'images')
     command = [a for a in argv('a') if not a.startswith(('--n_', '--block', '--dropout'))]
-    more = ['--model=cnn', '--width=4', f'--dataset={tmp_path}/pictures', '--ema=0.9', '--max_iters=5']
+    more = ['--model=cnn', '--width=4', f'--dataset={tmp_path}/images', '--ema=0.9', '--max_iters=5']
     code, text = launch('train.py', *command, *more)
     assert code == 0, text
     best, last = (load_checkpoint(tmp_path / f'a/{name}.pt') for name in ('best', 'last'))
@@ -552,7 +556,7 @@ def test_out_of_memory_outside_of_training_names_no_option(capsys):
 
 # --- several processes
 
-def test_of_two_runs_in_one_place_one_is_refused_and_a_dead_ones_lock_is_none(start, argv, tmp_path):
+def test_of_two_runs_in_one_folder_one_is_an_error_and_a_killed_one_leaves_no_lock(start, argv, tmp_path):
     both = [start('train.py', *argv('a'), '--max_iters=100000') for _ in range(2)]
     until(lambda: any(one.process.exitcode is not None for one in both))
     second, first = sorted(both, key=lambda one: one.process.exitcode is None)
@@ -634,7 +638,7 @@ def dissenting():
         sys.argv.append(os.environ['GIVEN'])
 
 
-def test_ranks_that_disagree_are_refused_before_anything_is_written(start, toy, argv, tmp_path):
+def test_ranks_that_disagree_are_an_error_before_anything_is_written(start, toy, argv, tmp_path):
     shutil.copytree(toy, tmp_path / 'theirs/toy')
     data.save(str(tmp_path / 'theirs/toy'), {name: {'tokens': [1, 2] * 500} for name in ('train', 'val')},
               {'tokens': 'stream'}, {'vocab_size': 11})
@@ -669,7 +673,7 @@ def compiler_fails():
 
 
 @pytest.mark.parametrize('call, ranks', [(1, 0), (13, 0), (13, 2)])
-def test_a_compiler_that_fails_ends_the_run_with_what_it_said(launch, argv, tmp_path, call, ranks):
+def test_a_compiler_that_fails_ends_the_run_with_its_message(launch, argv, tmp_path, call, ranks):
     code, text = launch('train.py', *argv('a'), '--compile=True', ranks=ranks,
                         env={'PATCH': 'test_faults.compiler_fails', 'CALL': str(call)})
     assert code == 2 and 'torch.compile failed: no kernel for you' in text, text
@@ -692,7 +696,7 @@ def test_without_a_compiler_the_run_names_the_way_out(launch, argv, tmp_path, wh
 
 # --- places, pipes and clocks
 
-def test_nobody_reads_on(argv, tmp_path):
+def test_output_that_nobody_reads_does_not_stop_a_run(argv, tmp_path):
     """python train.py ... | head -1, and into a full disk; with an interpreter's own start and end."""
     command = [sys.executable, ROOT / 'train.py']
     pipe = subprocess.PIPE

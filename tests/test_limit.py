@@ -1,4 +1,4 @@
-"""max_minutes: how many steps fit, that all processes and a resumed run agree on it, and that it changes nothing else."""
+"""max_minutes: how many steps fit, the same for all processes and after a resume; no number changes."""
 import shutil
 
 import pytest
@@ -57,15 +57,16 @@ def test_a_slow_machine_takes_fewer_steps_and_its_schedule_ends(launch, toy, tmp
     assert lines[-1]['lr'] < 0.1 * max(line['lr'] for line in lines)        # the schedule is at its end
     assert events(tmp_path / 'a', 'eval')[-1]['step'] == last
 
-    # What is killed after step 25 goes on to the same last step, with the same losses, however fast it is now.
+    # A run that is killed after step 25 ends at the same step with the same losses, however fast it is now.
     (tmp_path / 'b').mkdir()
     shutil.copy(tmp_path / 'a/step_25.pt', tmp_path / 'b/last.pt')
     argv[argv.index(f'--out_dir={tmp_path}/a')] = f'--out_dir={tmp_path}/b'
     code, text = launch('train.py', *argv)
     assert code == 0 and not events(tmp_path / 'b', 'limit'), text
-    assert losses(tmp_path / 'b') == {step: loss for step, loss in losses(tmp_path / 'a').items() if step > 25}
+    after_25 = {step: loss for step, loss in losses(tmp_path / 'a').items() if step > 25}
+    assert losses(tmp_path / 'b') == after_25
 
-    # It is finished then, unless there is more time, which counts from where it is.
+    # The run is finished then. With more time it continues; the time counts from its step.
     code, text = launch('train.py', *argv, '--init_from=resume')
     assert code == 0 and 'left alone' in text, text
     argv.remove('--max_minutes=1.5')

@@ -1,4 +1,4 @@
-"""The speed of a machine: FLOPs counted, peaks measured, the time of a config estimated, and the doctor's report."""
+"""The speed of a machine: FLOPs counted, peaks measured, times of configs estimated, the doctor's report."""
 import copy
 import json
 
@@ -22,7 +22,7 @@ def test_the_flops_of_linear_layers_are_those_of_their_products(tokens):
     rows = tokens.rows(0, 6, 1)
     B, T, C, V = 6, 16, 16, 11
     weights = 2 * 12 * C * C + C * V                    # of both blocks, and the head
-    attention = 2 * 2 * T * T * C                       # a row's scores and weighted sums, without the 2 of a FLOP
+    attention = 2 * 2 * T * T * C                       # a row's scores and weighted sums, without factor 2
     expected = 3 * 2 * B * (T * weights + attention)    # backward costs twice as much as forward
     assert machine.count_flops(net, tokens, rows, {}) == pytest.approx(expected, rel=0.01)
     parts = lambda step: tokens.rows(step, 6, 1).reshape(2, 3)
@@ -30,8 +30,8 @@ def test_the_flops_of_linear_layers_are_those_of_their_products(tokens):
 
 
 def test_counting_changes_neither_gradients_nor_statistics(tmp_path):
-    image_data(tmp_path / 'pictures')
-    split = data.load_split(str(tmp_path / 'pictures'), 'train', ['image', 'label'])
+    image_data(tmp_path / 'images')
+    split = data.load_split(str(tmp_path / 'images'), 'train', ['image', 'label'])
     net = cnn.Model(cnn.Config(width=4, n_class=3))
     before = copy.deepcopy(net.state_dict())
     assert machine.count_flops(net, split, split.rows(0, 8, 1), {}) > 0
@@ -46,7 +46,8 @@ def test_a_peak_is_a_speed():
 def test_half_the_speed_is_twice_the_time():
     record = {'steps': 100, 'evaluation_steps': 20, 'flops': 1e9, 'float32': {'fraction_of_peak': 0.5}}
     assert doctor.estimate(record, 1e10, 'float32') == pytest.approx(120 * 1e9 / 0.5 / 1e10)
-    assert doctor.estimate(record, 5e9, 'float32') == pytest.approx(2 * doctor.estimate(record, 1e10, 'float32'))
+    seconds = doctor.estimate(record, 1e10, 'float32')
+    assert doctor.estimate(record, 5e9, 'float32') == pytest.approx(2 * seconds)
 
 
 def test_the_doctor_estimates_the_time_of_each_config(monkeypatch, capsys, tmp_path):

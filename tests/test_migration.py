@@ -10,7 +10,8 @@ from models import cvae_prior
 
 
 def test_a_checkpoint_of_the_vae_with_its_earlier_names_loads(tmp_path):
-    config = cvae_prior.Config(n_class=3, channels=3, size=(8, 8), likelihood='logistic', width=4, latent=6, waves=4)
+    config = cvae_prior.Config(n_class=3, channels=3, size=(8, 8), likelihood='logistic', width=4, latent=6,
+                               waves=8)
     net = cvae_prior.Model(config)
     for p in net.parameters():
         torch.nn.init.normal_(p)
@@ -21,9 +22,10 @@ def test_a_checkpoint_of_the_vae_with_its_earlier_names_loads(tmp_path):
                 name = before + name.removeprefix(now)
                 break
         old[name] = tensor
-    assert not set(old) & {name for name in net.state_dict() if name.startswith(tuple(CVAE_PREFIXES.values()))}
-    state = {'format': 1, 'model': old, 'keys': {'model': 'cvae'}, 'config': dataclasses.asdict(config), 'step': 3,
-             'tokenizer': None}
+    prefixes = tuple(CVAE_PREFIXES.values())
+    assert not set(old) & {name for name in net.state_dict() if name.startswith(prefixes)}
+    state = {'format': 1, 'model': old, 'keys': {'model': 'cvae'}, 'step': 3, 'tokenizer': None}
+    state['config'] = dataclasses.asdict(config) | {'n_layer': 1}         # a field that is gone
     checkpoint.save_checkpoint(tmp_path / 'best.pt', state)
     loaded = checkpoint.load(tmp_path)
     assert type(loaded) is cvae_prior.Model

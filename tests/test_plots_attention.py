@@ -47,7 +47,7 @@ def test_attention_maps_are_the_models_with_tokens_on_their_axes(translator, fig
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
     src = [*tokenizer.encode('a dog runs'), 1]
     tgt = [*search.translate(net, [src], beam=1)[0], 1]
-    maps = net.attention(torch.tensor([src]), torch.tensor([tgt]))
+    maps = attention.attention_maps(net, torch.tensor([src]), torch.tensor([tgt]))
     mean, *heads = figures[0].axes
     assert np.allclose(mean.images[0].get_array(), maps['cross'][layer, 0].mean(0), atol=1e-6)
     expected = [maps[kind][layer, 0, head] for kind in ('cross', 'encoder', 'decoder') for head in (0, 1)]

@@ -32,7 +32,7 @@ def test_values_of_other_dtypes_travel_too():
     assert host['grad_norm'].dtype == torch.float64 and host['grad_norm'].item() == 0.5
 
 
-def test_one_process_has_nobody_to_ask():
+def test_one_process_communicates_with_none():
     sums = {'loss': torch.tensor(2.0).double()}
     assert processes.all_reduce(sums) is sums
     assert processes.from_first(3, 'cpu') == 3 and processes.largest(15, 'cpu') == 15

@@ -1,4 +1,4 @@
-"""The repository reads itself, by syntax tree: nothing executes, unpickles or imports what it should not."""
+"""The syntax trees of all files: nothing executes, unpickles or imports what it should not."""
 import ast, re, sys
 
 import pytest
@@ -7,7 +7,8 @@ from conftest import ROOT
 
 FOLDERS = '', 'config/', 'core/', 'models/', 'data/', 'data/*/', 'plots/', 'samples/', 'results/'
 NAMES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in ROOT.glob(f'{folder}*.py'))
-LOCAL = {path.stem for path in ROOT.glob('*.py')} | {'config', 'core', 'models', 'data', 'plots', 'results', 'samples'}
+LOCAL = {path.stem for path in ROOT.glob('*.py')}
+LOCAL |= {'config', 'core', 'models', 'data', 'plots', 'results', 'samples'}
 PACKAGES = {'torch', 'numpy', 'tiktoken', 'matplotlib', 'requests',
             'PIL', 'regex'}         # which come with matplotlib and tiktoken
 FORBIDDEN = {'exec', 'eval', 'compile', '__import__', 'os.system', 'os.popen', 'subprocess.getoutput',
@@ -17,14 +18,14 @@ TEXT = {'open': 3, 'io.open': 3, 'read_text': 0, 'write_text': 1}    # where `en
 
 
 def dotted(node):
-    """'a.b.c' of such an expression; '' of any other."""
+    """Return 'a.b.c' for such an expression, '' for any other."""
     if isinstance(node, ast.Attribute):
         return f'{dotted(node.value)}.{node.attr}'
     return node.id if isinstance(node, ast.Name) else ''
 
 
 def imported(node):
-    """The modules that an import statement names, with what is taken from them."""
+    """Return the modules that an import statement names, with the names imported from them."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -33,7 +34,7 @@ def imported(node):
 
 
 def text_without_encoding(node, name):
-    """Whether a call opens text in whatever encoding the machine has. Not `x.open`: archives open bytes."""
+    """Return whether a call opens text in the machine's encoding. Not `x.open`: archives open bytes."""
     called = name.rsplit('.', 1)[-1] if name.endswith(('.read_text', '.write_text')) else name
     if called not in TEXT or any(k.arg == 'encoding' for k in node.keywords) or len(node.args) > TEXT[called]:
         return False
@@ -42,7 +43,7 @@ def text_without_encoding(node, name):
 
 
 def flaws(source, name):
-    """What a file must not contain: ['line: what', ...]."""
+    """Return what a file must not contain but does: ['line: what', ...]."""
     found = []
     for node in ast.walk(ast.parse(source)):
         where = f'{name}:{getattr(node, "lineno", 0)}'
@@ -144,7 +145,7 @@ def test_both_lists_of_requirements_agree_and_have_no_upper_bounds():
     dependencies = re.search(r'^dependencies = \[(.*?)\]', project, re.MULTILINE | re.DOTALL)[1]
     assert re.findall('"(.*?)"', dependencies) == lines and 'package = false' in project
     for line in lines:
-        assert re.fullmatch(r'[a-z]+>=[\d.]+', line)        # an upper bound takes a newer version away from a user
+        assert re.fullmatch(r'[a-z]+>=[\d.]+', line)        # an upper bound would keep a newer version away
 
 
 def local_imports(name):
@@ -171,7 +172,10 @@ def test_nothing_is_imported_in_a_circle():
             del imports[name]
 
 
-@pytest.mark.parametrize('page', ['README.md', *(f'results/{path.name}' for path in (ROOT / 'results').glob('*.md'))])
+PAGES = ['README.md', *sorted(f'results/{path.name}' for path in (ROOT / 'results').glob('*.md'))]
+
+
+@pytest.mark.parametrize('page', PAGES)
 def test_every_file_that_a_page_names_exists(page):
     text = (ROOT / page).read_text(encoding='utf-8')
     folders = 'config|models|data|core|samples|plots|results|tests'

@@ -302,14 +302,14 @@ def test_an_image_of_any_mode_and_size_is_classified(trained, tmp_path, capsys, 
 
 def test_a_palette_and_a_cmyk_jpeg_are_read_as_colors(trained, sampled, tmp_path):
     net, splits = trained
-    picture = Image.fromarray(splits['test']['image'][3].transpose(1, 2, 0)).quantize(4)
-    picture.save(tmp_path / 'x.png')
+    pil_image = Image.fromarray(splits['test']['image'][3].transpose(1, 2, 0)).quantize(4)
+    pil_image.save(tmp_path / 'x.png')
     code, text = sampled('--start=x.png')
     assert code == 0, text
     assert ' 8 x 8 P -> 8 x 8 RGB\n' in text
-    image = np.asarray(picture.convert('RGB')).transpose(2, 0, 1)
+    image = np.asarray(pil_image.convert('RGB')).transpose(2, 0, 1)
     assert parse(text) == pytest.approx(probabilities_of(net, image[None].copy()), abs=1e-4)
-    picture.convert('CMYK').save(tmp_path / 'x.jpg')
+    pil_image.convert('CMYK').save(tmp_path / 'x.jpg')
     code, text = sampled('--start=x.jpg')
     assert code == 0, text
     assert ' 8 x 8 CMYK -> 8 x 8 RGB\n' in text

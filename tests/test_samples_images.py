@@ -177,7 +177,7 @@ def test_the_only_image_of_its_class_is_interpolated_with_itself():
     assert others.tolist() == [0, 2, 1, 3]
 
 
-def test_more_rows_than_there_are_are_an_error_unless_nobody_asked_for_them(drawn):
+def test_more_rows_than_there_are_are_an_error_if_asked_for(drawn):
     with pytest.raises(UserError, match='num_samples=31: test has 30 rows'):
         drawn(grid='reconstruct', num_samples=31)
     found, captions, _ = drawn(grid='reconstruct', split='val')

@@ -28,7 +28,7 @@ class Scripted:
         self.rows = rows
         self.n_generated = 0
 
-    def generate(self, prompts, max_new_tokens, choose, cache=True):
+    def generate_cached(self, tokens, max_new_tokens, choose):
         columns = list(zip(*self.rows))
         for column in columns[:max_new_tokens]:
             self.n_generated += 1
@@ -36,9 +36,9 @@ class Scripted:
 
 
 def continuations(net, max_new_tokens, stop=''):
-    prompts = [[0]] * len(net.rows)
+    tokens = torch.zeros(len(net.rows), 1, dtype=torch.int64)
     decode = tokenizers.Bytes().decode
-    return list(text.continuations(net, prompts, max_new_tokens, None, decode, stop))
+    return list(text.continuations(net, tokens, max_new_tokens, None, decode, stop))
 
 
 def test_texts_grow_by_a_token_and_end_before_the_stop():
@@ -194,7 +194,7 @@ def test_a_terminal_shows_the_same_text(sampled, argv):
 
 
 def stdout_is_closed():
-    """Called first in a child process: nobody reads the pipe into which it prints."""
+    """Called first in a child process: close the reading end of the pipe into which it prints."""
     reader, writer = os.pipe()
     os.close(reader)
     os.dup2(writer, 1)

@@ -113,7 +113,7 @@ def test_a_split_is_translated_and_its_bleu_is_that_of_the_lines(sampled, tmp_pa
     assert sampled().startswith(printed + 'line 7 has')         # test is the split unless another is given
 
 
-def test_bleu_says_how_it_was_translated(sampled):
+def test_bleu_is_printed_with_the_kind_of_search(sampled):
     greedy = sampled('--split=val', '--beam=1', '--bleu')
     assert 'BLEU 100.00 of 4 lines of val, cased, 13a; greedy' in greedy
     drawn = sampled('--split=val', '--beam=0', '--temperature=0', '--seed=3', '--bleu')

@@ -129,7 +129,7 @@ FILES = {'odd length': (cut(-1), 'expected 5000 bytes, found 4999'),
 
 
 def meta_with(tokens={}, **changes):
-    """Return a function that changes keys of meta.json, `tokens` those of train's tokens; None removes one."""
+    """Return a function that changes keys of meta.json, or of its train tokens; None removes a key."""
     def damage(file):
         meta = json.loads(file.read_text(encoding='utf-8'))
         for place, edits in (meta['splits']['train']['tokens'], tokens), (meta, changes):
@@ -242,7 +242,7 @@ def test_the_free_memory_of_linux_is_what_is_available_not_what_is_unused(tmp_pa
     assert data.free_memory('cpu') == data.free_memory(torch.device('cpu')) == 9000 * 1024
 
 
-def test_where_the_system_does_not_tell_the_free_memory_is_unlimited(tmp_path, monkeypatch):
+def test_the_free_memory_is_unlimited_where_the_system_does_not_report_it(tmp_path, monkeypatch):
     monkeypatch.setattr(store, 'MEMORY_INFO', tmp_path / 'nothing')
     assert data.free_memory('cpu') == math.inf
 

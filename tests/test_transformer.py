@@ -13,6 +13,7 @@ from conftest import ROOT, TINY
 from core import search
 from data import bpe
 from models.transformer import AddNorm, Attention, Config, Layer, Model, sinusoids
+from plots.attention import attention_maps
 
 SMALL = dict(vocab_size=11, block_size=12, n_layer=2, n_head=2, n_embd=16, n_hidden=24, dropout=0.0)
 NORMS = ['pre', 'post']
@@ -371,7 +372,7 @@ def test_the_perplexity_of_a_huge_loss_is_finite():
 @pytest.mark.parametrize('flash', FLASH)
 def test_attention_weights_sum_to_one_and_are_zero_exactly_where_a_mask_hides_the_key(flash):
     src, tgt = batch()
-    maps = make(flash=flash).attention(src, tgt)
+    maps = attention_maps(make(flash=flash), src, tgt)
     shapes = {name: tuple(weights.shape) for name, weights in maps.items()}
     assert shapes == {'encoder': (2, 3, 2, 7, 7), 'decoder': (2, 3, 2, 6, 6), 'cross': (2, 3, 2, 6, 7)}
     padding = (src == 0)[:, None, None]                         # (B, 1, 1, S)
@@ -394,7 +395,7 @@ def record_inputs(modules):
 def test_attention_weights_equal_a_slow_computation_in_every_layer(flash):
     model = make(flash=flash)
     src, tgt = batch()
-    maps = model.attention(src, tgt)
+    maps = attention_maps(model, src, tgt)
     modules = {'encoder': [layer.attention for layer in model.encoder],
                'decoder': [layer.attention for layer in model.decoder],
                'cross': [layer.cross for layer in model.decoder]}
@@ -411,10 +412,10 @@ def test_attention_weights_equal_a_slow_computation_in_every_layer(flash):
             assert close(maps[name][i], scores.softmax(-1)), (name, i)
 
 
-def test_after_attention_the_model_is_as_before():
+def test_after_attention_maps_the_model_is_as_before():
     model = make()
     expected = model.logits(*batch())
-    model.attention(*batch())
+    attention_maps(model, *batch())
     assert torch.equal(model.logits(*batch()), expected)
     assert not any(module._forward_hooks for module in model.modules())
 

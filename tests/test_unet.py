@@ -333,7 +333,7 @@ def test_metrics_are_of_the_foreground_that_the_config_names(codes, foreground, 
     (dict(codes=(1, 255)), '1, 255.*0 for background'),
     (dict(codes=(3, 4)), '3, 4.*1, 2, 3 of a trimap'),
     (dict(codes=(0, 255), foreground='pet+border'), r"'pet\+border' needs trimaps")])
-def test_check_refuses(fields, message):
+def test_check_raises_an_error_with_the_reason(fields, message):
     with pytest.raises(ValueError, match=message):
         unet.Config(**fields)
 
