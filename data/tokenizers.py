@@ -3,10 +3,10 @@
     tokenizer = load({'kind': 'characters', 'characters': 'abc'})
     tokenizer.decode(tokenizer.encode('cab'))       # 'cab'
 
-Characters and Bytes are here, byte pair encoding is in bpe.py.
+Characters and Bytes are here, byte pair encoding is in bpe.py, T5's tokenizer is in unigram.py.
 """
 from core.errors import UserError
-from data import bpe
+from data import bpe, unigram
 
 
 class Characters:
@@ -70,4 +70,6 @@ def load(json):
             return Bytes()
         case {'kind': 'bpe', 'merges': str(merges), 'n_sentinel': int(n_sentinel)}:
             return bpe.load(merges, n_sentinel)
+        case {'kind': 'unigram', 'tokenizer_json': str(text)}:
+            return unigram.load(text)
     raise UserError(f'no such tokenizer is known here: {str(json)[:80]}', code=3)
