@@ -1,6 +1,7 @@
 """Multi30k (Elliott et al. 2016, 2017): 29,000 captions of photographs, in English and translated to French.
 
     python data/multi30k/prepare.py
+    python data/multi30k/prepare.py --tokenizer=t5-small --out=multi30k_t5small     # to fine-tune t5-small
 
 As published: nothing is cleaned, lower-cased or tokenized, so BLEU on test (2016) and test2017 compares with
 that of others who leave it so. The BPE, of both languages together, is learned on train alone.
@@ -11,12 +12,14 @@ from itertools import chain
 
 import configurator
 import data
-from data import bpe
+from data import bpe, pretrained
 from data.download import fetch
 from data.pairs import parallel, save
 
 # --- options
 vocab_size = 4000       # ids in total, shared by English and French
+tokenizer = ''          # a folder with the tokenizer of a pretrained model; empty: a BPE learned on train
+prefix = ''             # text before every English sentence, which names the task, as T5 has it
 out = 'multi30k'        # name of the data set
 
 URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/'
@@ -45,9 +48,15 @@ if __name__ == '__main__':
             file = f'{name}.{language}.gz'
             files.append(fetch('multi30k', file, [URL + file], sha256))
             source.append({'url': URL + file, 'sha256': data.file_hash(files[-1])})
-        splits[split] = list(parallel(*files))
-    tokenizer = bpe.train(chain.from_iterable(splits['train']), vocab_size)
-    save(out, splits, tokenizer, ['en', 'fr'], options={'vocab_size': vocab_size}, source=source)
+        splits[split] = [(prefix + src, tgt) for src, tgt in parallel(*files)]
+    info = {'prefixes': [prefix] if prefix else []}
+    if tokenizer:
+        reader = pretrained.read_tokenizer(tokenizer)
+        info['vocab_size'] = pretrained.read_config(tokenizer)['vocab_size']    # rows of its embedding
+    else:
+        reader = bpe.train(chain.from_iterable(splits['train']), vocab_size)
+    options = {'vocab_size': vocab_size, 'tokenizer': tokenizer, 'prefix': prefix}
+    save(out, splits, reader, ['en', 'fr'], info, options, source)
 
     train = set(splits['train'])
     repeated = []

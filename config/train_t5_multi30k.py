@@ -1,0 +1,22 @@
+"""English to French on Multi30k with a small T5, from scratch, on a CPU.
+
+Every source sentence begins with the name of its task, "translate English to French: ".
+"""
+dataset = 'multi30k_t5'
+
+model = 't5'
+size = 'tiny'
+block_size = 128
+dropout = 0.2
+label_smoothing = 0.1
+batch_size = 256
+micro_batch_size = 64
+epochs = 16
+eval_interval = 452
+
+optimizer = 'muon'
+learning_rate = 4e-3
+schedule = 'onecycle'
+warmup_fraction = 0.1
+beta2 = 0.98
+weight_decay = 0.1
