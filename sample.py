@@ -16,6 +16,7 @@ All it needs is the run folder or checkpoint: no network, and the data set only 
 """
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import configurator
 from core import machine
@@ -25,6 +26,7 @@ from samples import KINDS, out_of_range
 
 # --- options of every kind
 out_dir = 'out/stdlib'  # a run folder (its best.pt, else last.pt) or a .pt file
+init_from = ''          # in place of out_dir hf:FOLDER, a pretrained model in Hugging Face's format
 seed = 1337             # of what is random: the tokens drawn, the rows chosen, the latents of images
 device = 'auto'         # auto, cpu, cuda, mps
 
@@ -33,16 +35,18 @@ LIMITS = {'seed': 2**63 - 1}
 if __name__ == '__main__':
     argv = sys.argv[1:]
     # out_dir decides on the model, and the model on the other options: so read out_dir first.
-    first = [argument for argument in argv if argument.startswith('--out_dir') or argument[:1] != '-']
+    names = '--out_dir', '--init_from'
+    first = [argument for argument in argv if argument.startswith(names) or argument[:1] != '-']
     if not first and ('--help' in argv or '-h' in argv):
         first = ['--help']                      # prints the options above, and exits
-    out_dir = configurator.read(__file__, first).options['out_dir']
-    file = find_checkpoint(out_dir)
+    options = configurator.read(__file__, first).options
+    path = options['init_from'] or options['out_dir']
+    file = find_checkpoint(path)
     checkpoint = load_checkpoint(file)
     net = build_model(checkpoint)
     makes = getattr(net, 'makes', 'nothing')
     if makes not in KINDS:
-        raise UserError(f'{out_dir} makes {makes}: expected Model.makes to be one of {", ".join(KINDS)}')
+        raise UserError(f'{path} makes {makes}: expected Model.makes to be one of {", ".join(KINDS)}')
 
     kind = import_module(f'samples.{makes}')
     settings = configurator.read(__file__, argv, also=[kind.__file__])
@@ -55,4 +59,4 @@ if __name__ == '__main__':
 
     device, *_ = machine.resolve(settings.options['device'])
     machine.tune_malloc()
-    kind.show(net.to(device), checkpoint, file.parent, settings.options['seed'])
+    kind.show(net.to(device), checkpoint, Path(file).parent, settings.options['seed'])

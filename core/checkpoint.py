@@ -20,8 +20,10 @@ import torch
 import configurator
 from core.errors import UserError
 from core.migration import migrate
+from data import pretrained
 
 FORMAT = 1
+PRETRAINED = 't5',      # models with a from_pretrained, by their name in Hugging Face's config.json
 REQUIRED = {'model': dict, 'keys': dict, 'config': dict, 'step': int}   # every checkpoint has these
 
 
@@ -31,7 +33,9 @@ def load(path, device='cpu'):
 
 
 def find_checkpoint(path):
-    """Return the file that `path` means: itself, or a run folder's best.pt, else last.pt."""
+    """Return the file that `path` means: itself, a run folder's best.pt, else last.pt. hf:FOLDER stays so."""
+    if str(path).startswith('hf:'):
+        return path
     path = Path(path)
     candidates = [path / 'best.pt', path / 'last.pt'] if path.is_dir() else [path]
     for file in candidates:
@@ -43,10 +47,12 @@ def find_checkpoint(path):
 
 
 def load_checkpoint(path):
-    """Return the checkpoint in a file, its tensors on the CPU.
+    """Return the checkpoint in a file, or of a pretrained model, hf:FOLDER. Its tensors are on the CPU.
 
     Raises UserError if it is damaged, is not nanozoo's, or holds more than plain data.
     """
+    if str(path).startswith('hf:'):
+        return load_pretrained(path)
     try:
         verify_zip(path)
         state = torch.load(path, map_location='cpu', weights_only=True)
@@ -63,6 +69,22 @@ def load_checkpoint(path):
     if state['format'] != FORMAT:
         raise UserError(f'{path} has format {state["format"]}, this code reads {FORMAT}')
     return migrate(state)
+
+
+def load_pretrained(path):
+    """Return a pretrained model in Hugging Face's format, hf:FOLDER, as a checkpoint of step 0."""
+    folder = path.removeprefix('hf:')
+    hf_config = pretrained.read_config(folder)
+    name = hf_config.get('model_type')
+    if name not in PRETRAINED:
+        raise UserError(f'{path}: expected model_type {" or ".join(PRETRAINED)} in config.json, found {name!r}')
+    model = import_module(f'models.{name}').Model.from_pretrained(folder)
+    tokenizer = pretrained.read_tokenizer(folder)
+    tasks = hf_config.get('task_specific_params') or {}
+    prefixes = [task['prefix'] for task in tasks.values() if 'prefix' in task]
+    return {'format': FORMAT, 'model': model.state_dict(), 'keys': {'model': name, 'init_from': path},
+            'config': dataclasses.asdict(model.config), 'step': 0, 'seconds': 0.0, 'done': False, 'data': {},
+            'info': {'prefixes': prefixes}, 'tokenizer': tokenizer and tokenizer.json()}
 
 
 def verify_zip(path):

@@ -71,7 +71,7 @@ def merge(settings, checkpoint, path, mode):
 def check_data(checkpoint, meta, options):
     """Raise UserError if the data set is not the checkpoint's, or lacks a split that an option needs."""
     dataset = options['dataset']
-    if checkpoint and checkpoint['data'] != data.hashes(meta):
+    if checkpoint and checkpoint['data'] and checkpoint['data'] != data.hashes(meta):
         advice = '' if options['eval_only'] else ': --init_from=scratch'
         raise UserError(f'{dataset} is not what {options["out_dir"]} was trained on{advice}', code=3)
     problems = []

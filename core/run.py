@@ -58,6 +58,8 @@ class Run:
                 raise UserError(f'there is no checkpoint in {self.path} to resume')
             if self.checkpoint is None and self.mode != 'auto':
                 self.weights = load_checkpoint(find_checkpoint(self.mode))
+                if self.mode.startswith('hf:'):         # the architecture is that of the pretrained model
+                    self.take_architecture(settings)
         if self.checkpoint:
             changes, self.limit = merge(settings, self.checkpoint, path, self.mode)
             if not options['eval_only']:
@@ -91,6 +93,14 @@ class Run:
         if self.weights:
             for line in load_weights(net, self.weights['model'], strict=False):
                 self.print(f'not taken from {self.mode}: {line}')
+
+    def take_architecture(self, settings):
+        """Give fields of the model's Config that were not given the values of the pretrained model."""
+        model = self.weights['keys']['model']
+        if settings.options['model'] != model:
+            raise UserError(f'{self.mode} is a {model}: give --model={model}')
+        given = {name: value for name, value in settings.fields.items() if name in settings.given}
+        settings.fields = self.weights['config'] | given
 
     # --- the folder
 

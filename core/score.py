@@ -87,3 +87,9 @@ def bleu(hypotheses, references):
         log_precision += math.log(match / total) / MAX_N
     log_brevity_penalty = min(0, 1 - reference_length / hypothesis_length)
     return 100 * math.exp(log_brevity_penalty + log_precision)
+
+
+def exact_match(texts, references):
+    """Return the fraction of the texts that are equal to their reference."""
+    equal = [text == reference for text, reference in zip(texts, references, strict=True)]
+    return sum(equal) / len(equal)

@@ -5,6 +5,8 @@
     tokenizer = read_tokenizer('t5-small')      # tokenizer.json, for T5's kind; None if there is none
     write('copy', config, weights, tokenizer)
 
+As a script it writes such a folder from a run: python data/pretrained.py out/t5_multi30k FOLDER
+
 A .safetensors file (https://github.com/huggingface/safetensors) is a header and the bytes of the tensors, so
 reading one executes nothing. What the header says is checked: a file from the internet may say anything.
 
@@ -13,9 +15,13 @@ reading one executes nothing. What the header says is checked: a file from the i
 
 data_offsets are relative to the end of the header; the tensors lie one after another, without gaps.
 """
+import sys
+if __name__ == '__main__':
+    sys.path.insert(0, __file__.rsplit('/', 2)[0])      # the root of the repository
 import json
 import math
 import mmap
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -234,3 +240,7 @@ def write_weights(folder, tensors, metadata={'format': 'pt'}):
     text += b' ' * (-len(text) % 8)                     # the first tensor begins at a multiple of 8 bytes
     n_header = len(text).to_bytes(8, 'little')
     store.write_atomically(Path(folder) / WEIGHTS, b''.join([n_header, text, *content]))
+
+
+if __name__ == '__main__':
+    runpy.run_path(str(store.ROOT / 'core' / 'export.py'), run_name='__main__')

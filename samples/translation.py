@@ -21,7 +21,8 @@ from samples import device_of, load_split, out_problems, read_prompt, writing
 start = ''              # lines to translate; FILE:path to read them from a file, - from the standard input
 split = ''              # rows of the data set to use without a start; empty: test if there is one, else val
 out = ''                # FILE.txt to write the translations to, one on each line; empty: they are printed
-bleu = False            # print BLEU: how similar the translations of a split are to its references
+bleu = False            # print BLEU, how similar the translations of a split are to its references, and how
+                        # many are equal to theirs
 beam = 4                # beam size of the search; 1: greedy; 0: sample at random, by the options below
 length_penalty = 0.6    # of beam search; the larger, the more it favours long translations
 temperature = 0.8       # below 1 safer, above 1 wilder, 0 always the likeliest token
@@ -68,6 +69,15 @@ def translate_ids(net, sources, seed):
     return [next(translations) if len(ids) > 1 else [] for ids in sources]
 
 
+def warn_of_prefixes(lines, prefixes):
+    """Print a warning for lines without a prefix that names a task of the training, if it had prefixes."""
+    unknown = [line for line in lines if not line.startswith(tuple(prefixes))]
+    if prefixes and unknown:
+        known = ', '.join(repr(prefix) for prefix in prefixes)
+        print(f'WARNING: {unknown[0][:40]!r} begins with none of the task prefixes of the training: {known}',
+              file=sys.stderr)
+
+
 def show(net, checkpoint, folder, seed):
     """Print the translations or write them to `out`; print their BLEU, if asked to."""
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
@@ -76,6 +86,7 @@ def show(net, checkpoint, folder, seed):
     references = []
     if start:
         lines = read_prompt(start).removesuffix('\n').split('\n')
+        warn_of_prefixes(lines, checkpoint.get('info', {}).get('prefixes', []))
         sources = [tokenizer.encode(line) + [search.END] for line in lines]
         name = ''
     else:
@@ -99,8 +110,9 @@ def show(net, checkpoint, folder, seed):
         elif beam == 0:
             method = f'sampled at temperature {temperature}, seed {seed}'
         bleu_score = score.bleu(texts, references)
+        exact_match = score.exact_match(texts, references)
         print(f'BLEU {bleu_score:.2f} of {len(texts):,} lines of {name}, cased, 13a; {method}, '
-              f'at most 2 S + 10 tokens; {duration(seconds)}')
+              f'at most 2 S + 10 tokens; {duration(seconds)}; exact match {exact_match:.2%}')
 
 
 def preview(net, tokenizer, split):

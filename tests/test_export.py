@@ -1,4 +1,4 @@
-"""export.py: a run becomes a Hugging Face folder that gives the same logits here and in transformers."""
+"""core/export.py: a run becomes a Hugging Face folder that gives the same logits here and in transformers."""
 import dataclasses, json
 
 import pytest
@@ -35,7 +35,7 @@ def model(request):
 
 def test_a_folder_gives_the_model_and_the_tokenizer_back(launch, tmp_path, model):
     save_run(tmp_path / 'run', model, UNIGRAM)
-    code, text = launch('export.py', f'--out_dir={tmp_path}/run', f'--folder={tmp_path}/hf')
+    code, text = launch('data/pretrained.py', f'{tmp_path}/run', f'{tmp_path}/hf')
     assert code == 0, text
     names = sorted(path.name for path in (tmp_path / 'hf').iterdir())
     assert names == ['config.json', 'model.safetensors', 'tokenizer.json']
@@ -47,7 +47,7 @@ def test_a_folder_gives_the_model_and_the_tokenizer_back(launch, tmp_path, model
 def test_transformers_reads_the_folder_and_gives_the_same_logits_and_ids(launch, tmp_path, model):
     transformers = pytest.importorskip('transformers')
     save_run(tmp_path / 'run', model, UNIGRAM)
-    launch('export.py', f'--out_dir={tmp_path}/run', f'--folder={tmp_path}/hf')
+    launch('data/pretrained.py', f'{tmp_path}/run', f'{tmp_path}/hf')
     T5 = transformers.T5ForConditionalGeneration
     other, info = T5.from_pretrained(tmp_path / 'hf', output_loading_info=True)
     assert not info['missing_keys'] and not info['unexpected_keys'] and not info['mismatched_keys']
@@ -62,7 +62,7 @@ def test_transformers_reads_the_folder_and_gives_the_same_logits_and_ids(launch,
 def test_a_run_with_another_tokenizer_is_written_without_one(launch, tmp_path):
     for name, tokenizer, kind in ('one', BYTES, 'bytes'), ('two', None, 'none'):
         save_run(tmp_path / name, t5.Model(t5.Config(**SMALL)), tokenizer)
-        code, text = launch('export.py', f'--out_dir={tmp_path / name}', f'--folder={tmp_path}/hf')
+        code, text = launch('data/pretrained.py', f'{tmp_path / name}', f'{tmp_path}/hf')
         assert code == 0 and f'no tokenizer.json is written: the tokenizer of the run is {kind}' in text
         names = sorted(path.name for path in (tmp_path / 'hf').iterdir())
         assert names == ['config.json', 'model.safetensors']
@@ -71,11 +71,11 @@ def test_a_run_with_another_tokenizer_is_written_without_one(launch, tmp_path):
 
 def test_what_cannot_be_exported_is_an_error(launch, tmp_path):
     save_run(tmp_path / 'run', gpt.Model(gpt.Config(n_layer=1, n_head=1, n_embd=8)), BYTES, name='gpt')
-    run = f'--out_dir={tmp_path}/run'
-    for arguments, expected, exit_code in [([run], 'expected --folder=NAME', 2),
-                                           ([run, f'--folder={tmp_path}/hf'], 'found gpt', 2),
-                                           (['--out_dir=nowhere', '--folder=x'], 'no checkpoint nowhere', 2)]:
-        code, text = launch('export.py', *arguments, cwd=tmp_path)
+    run = f'{tmp_path}/run'
+    for arguments, expected, exit_code in [([run], 'expected a run and the folder to write', 2),
+                                           ([run, f'{tmp_path}/hf'], 'found gpt', 2),
+                                           (['nowhere', 'x'], 'no checkpoint nowhere', 2)]:
+        code, text = launch('data/pretrained.py', *arguments, cwd=tmp_path)
         assert code == exit_code and expected in text and 'Traceback' not in text, text
     assert not (tmp_path / 'hf').exists()
 
@@ -83,5 +83,5 @@ def test_what_cannot_be_exported_is_an_error(launch, tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_error(launch, tmp_path):
     save_run(tmp_path / 'run', t5.Model(t5.Config(**SMALL)), None)
     (tmp_path / 'file').write_bytes(b'')
-    code, text = launch('export.py', f'--out_dir={tmp_path}/run', f'--folder={tmp_path}/file')
+    code, text = launch('data/pretrained.py', f'{tmp_path}/run', f'{tmp_path}/file')
     assert code == 4 and 'cannot be written' in text and 'Traceback' not in text

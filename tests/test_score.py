@@ -186,3 +186,7 @@ def test_damaged_copies_of_a_real_test_set_score_as_by_sacrebleu():
             damaged.append(' '.join(word for word in line.split() if rng.random() > noise / 3))
         expected = sacrebleu_score(damaged, lines).score
         assert score.bleu(damaged, lines) == pytest.approx(expected, rel=0, abs=0.01)
+
+
+def test_exact_match_is_the_fraction_of_equal_texts():
+    assert score.exact_match(['a b', 'c', 'd'], ['a b', 'C', 'd ']) == 1 / 3
