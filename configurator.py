@@ -54,7 +54,7 @@ class Option:
         if type(value) in (int, float):
             if expected is float or expected is int and value == int(value):
                 return expected(value)
-        raise ValueError(f'expected {expected.__name__}, as in {self.default!r}, got {value!r}')
+        raise ValueError(f'{self.name}: expected {expected.__name__}, as in {self.default!r}, got {value!r}')
 
     def choose(self, value, text):
         """Return the choice that `value` names. Raises ValueError."""
@@ -63,8 +63,8 @@ class Option:
                 return choice
             if not text and type(choice) is type(value) and choice == value:    # True is not 1
                 return choice
-        expected = ', '.join(repr(choice) for choice in self.choices)
-        raise ValueError(f'expected one of {expected}, got {value!r}{nearest(value, self.choices)}')
+        legal = ', '.join(repr(choice) for choice in self.choices)
+        raise ValueError(f'{self.name}: expected one of {legal}, got {value!r}{nearest(value, self.choices)}')
 
 
 @dataclass
@@ -89,43 +89,31 @@ def read(script, argv, default_config='', words=False, also=()):
         path, class_name = source if isinstance(source, tuple) else (source, '')
         options |= parse_options(path, class_name)
     files = [argument for argument in argv if not argument.startswith('-')]
+
+    # 1. What is given: a line (name, value, where) for each option, in their order.
     configs = []
     if 'model' in options:
         configs = [argument for argument in files if argument.endswith('.py')]
     use_default = default_config and not configs and not any(a.startswith('--model=') for a in argv)
-    lines, problems = parse_config(default_config) if use_default else ([], [])
-    for argument in argv:
-        if argument in configs:
-            more_lines, more_problems = parse_config(argument)
-            lines += more_lines
-            problems += more_problems
-        elif argument.startswith('--') and argument != '--help':
-            name, equals, value = argument[2:].partition('=')
-            lines.append((name, value if equals else None, COMMAND_LINE))
-        elif argument not in ('-h', '--help') and not (words and argument in files):
-            expected = '--name=value or a config file' if default_config else '--name=value'
-            problems.append(f'{argument!r}: expected {expected}')
+    default_lines, problems = parse_config(default_config) if use_default else ([], [])
+    expected = '--name=value or a config file' if default_config else '--name=value'
+    lines, more_problems = parse_arguments(argv, configs, words, expected)
+    problems += more_problems
 
+    # 2. Which options there are: also the fields of the model that these lines choose.
     fields = {}
     if 'model' in options:
         options['model'].choices = model_names()
-        model = {name: value for name, value, _ in lines}.get('model', options['model'].default)
+        values = {name: value for name, value, where in default_lines + lines}      # the later one counts
+        model = values.get('model', options['model'].default)
         if model in model_names():
             fields = parse_options(ROOT / 'models' / f'{model}.py', 'Config')
-        else:       # one problem is enough
-            lines = [line for line in lines if line[0] in options]
 
+    # 3. Their values.
     settings = Settings({name: option.default for name, option in options.items()}, {}, {}, files)
-    for name, value, where in lines:
-        try:
-            value = converted(name, value, where, options | fields)
-        except ValueError as error:
-            problems.append(f'{where}: {error}')
-            continue
-        values = settings.options if name in options else settings.fields
-        values[name] = value
-        if where == COMMAND_LINE or not use_default:
-            settings.given[name] = where
+    problems += set_values(settings, default_lines, options, fields)
+    settings.given.clear()      # what the default config says counts as a default, not as given
+    problems += set_values(settings, lines, options, fields)
     for name, replaced in REPLACES:
         on_command_line = settings.given.get(name) == COMMAND_LINE
         if replaced in options and on_command_line and settings.given.get(replaced) != COMMAND_LINE:
@@ -137,6 +125,41 @@ def read(script, argv, default_config='', words=False, also=()):
     if problems:
         raise UserError(*problems, f'`python {os.path.relpath(script)} --help` shows every option')
     return settings
+
+
+def parse_arguments(argv, configs, words, expected):
+    """Return the lines of the config files and of `--name=value` in `argv`, and a list of the problems."""
+    lines = []
+    problems = []
+    for argument in argv:
+        if argument in configs:
+            more_lines, more_problems = parse_config(argument)
+            lines += more_lines
+            problems += more_problems
+        elif argument.startswith('--') and argument != '--help':
+            name, equals, value = argument[2:].partition('=')
+            lines.append((name, value if equals else None, COMMAND_LINE))
+        elif argument not in ('-h', '--help') and (argument.startswith('-') or not words):
+            problems.append(f'{argument!r}: expected {expected}')
+    return lines, problems
+
+
+def set_values(settings, lines, options, fields):
+    """Put the values of `lines`, and where they are given, into `settings`; return a list of the problems."""
+    no_such_model = 'model' in options and not fields
+    problems = []
+    for name, value, where in lines:
+        if no_such_model and name not in options:
+            continue            # perhaps a field of the model that was meant: one problem is enough
+        try:
+            value = converted(name, value, where, options | fields)
+        except ValueError as error:
+            problems.append(f'{where}: {error}')
+            continue
+        values = settings.options if name in options else settings.fields
+        values[name] = value
+        settings.given[name] = where
+    return problems
 
 
 def read_train(argv):
@@ -154,17 +177,11 @@ def converted(name, value, where, options):
         if type(option.default) is not bool:
             raise ValueError(f'--{name} needs a value: --{name}={option.default}')
         return True
-    try:
-        return option.convert(value, text=where == COMMAND_LINE)
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}')
+    return option.convert(value, text=where == COMMAND_LINE)
 
 
 def parse_options(path, class_name=''):
-    """Return {name: Option} of what a script declares, or a dataclass in it: `class_name`.
-
-    Its comment is the one at the end of the line, with the comment lines below that are indented deeper.
-    """
+    """Return {name: Option} of what a script declares, or a dataclass in it: `class_name`."""
     source = Path(path).read_text(encoding='utf-8')
     lines = source.split('\n')
     body = ast.parse(source).body
@@ -184,7 +201,7 @@ def parse_options(path, class_name=''):
         if comment and isinstance(value, (ast.Constant, ast.UnaryOp, ast.BinOp)):
             group = f'{class_name} of {Path(path).parent.name}/{Path(path).name}'
             if not class_name:
-                headings = [line for line in lines[:node.lineno] if line.startswith('# ')]
+                headings = [line for line in lines[:node.lineno] if line.startswith('# --- ')]
                 group = headings[-1].strip('# -') if headings else 'options'
             options[name] = Option(name, evaluate(value), choices, comment, group)
     return options

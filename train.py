@@ -1,17 +1,17 @@
 """Train any model of models/ on any data set of data/.
 
-    python train.py                                             # a small GPT; needs no download
+    python train.py                                             # config/train_stdlib.py: needs no download
     python train.py config/train_shakespeare.py --dropout=0.2   # a config, then what to change in it
     torchrun --nproc_per_node=8 train.py config/train_shakespeare_gpu.py
 
-A data set is named arrays. A model's forward takes arrays by name and returns sums, because means of unequal
-parts cannot be added. This file joins the two: what a step does to the weights is here and in core/optim.py,
-which rows it reads is in data/, what a model is in models/.
+A data set is a dict of arrays, such as `image` and `label`. A model's forward takes them by name and returns
+sums, because means of unequal parts cannot be added. This file joins the two: what a step does to the weights
+is here and in core/optim.py, which rows it reads is in data/, what a model is in models/.
 
-A step is a function of (seed, step): which rows, which noise, which learning rate. So a run that was killed
-goes on from its last checkpoint as if nothing had happened. And 8 rows on one process, 4 on each of two, or
-8 micro-batches of one row are the same step, but for dropout noise and BatchNorm statistics, which each
-micro-batch has to itself.
+Rows, noise and learning rate of a step follow from the options and the number of the step. So a checkpoint
+needs no state of a random generator, and a run that was killed goes on as if nothing had happened. A batch of
+8 rows may be split over processes and micro-batches: the update stays the same, but for dropout noise and
+BatchNorm's statistics, which each micro-batch has to itself.
 """
 import time
 start = time.monotonic()            # the run's clock starts before torch is imported
@@ -25,8 +25,7 @@ from functools import partial
 from importlib import import_module
 from typing import Literal
 
-# A thread that waits for another one spins, and so takes the core that another program could use. To spin
-# for less long than GNU OpenMP does by default costs nothing on a machine that is idle: results/speed.md.
+# Threads of GNU OpenMP that wait spin less long than by default, so other programs get the core: speed.md.
 os.environ.setdefault('GOMP_SPINCOUNT', '3000')         # read when torch is imported
 
 import numpy as np
@@ -38,20 +37,21 @@ import configurator
 import data
 import samples
 from core import errors, machine, processes
-from core.checkpoint import build_model, load_checkpoint, load_weights, model_config
+from core.checkpoint import build_model, evaluated_weights, load_checkpoint, load_weights, model_config
 from core.errors import UserError
 from core.facts import command, format_metrics, metrics_of, peak_memory
 from core.limit import TimeLimit
 from core.optim import lr_factor, make_optimizers, swap, update_ema, warmup_steps
 from core.resume import check_data
 from core.run import Run
-from core.state import State, describe, pack, saved_buffers, unpack
+from core.state import State, describe, live_weights, pack, saved_buffers, unpack
 from data.augment import Augment
 
 # --- the run
 out_dir = ''            # folder to write to; empty: out/NAME for config/train_NAME.py
-init_from = 'auto'      # auto: resume an unfinished run; scratch; resume; a run or .pt file: its weights
-eval_only = False       # only evaluate eval_split, with out_dir's best.pt or init_from; writes nothing
+init_from = 'auto'      # auto: resume if unfinished, else begin; scratch: begin, the old run is moved aside;
+                        # resume: go on, also beyond the end; a run, .pt or hf:FOLDER: begin with its weights
+eval_only = False       # evaluate eval_split with out_dir's best.pt or init_from; nothing else is done
 eval_split = 'val'      # the split that eval_only reads
 eval_interval = 250     # steps between evaluations on val; each saves last.pt
 log_interval = 10       # steps between train lines in log.jsonl
@@ -134,16 +134,19 @@ def check_options(options, fields, world):
 
 
 def seed_noise(*key):
-    """Seed torch's generator, the source of all noise inside a model, by integers that say where we are."""
+    """Seed torch's generator, the source of all noise inside a model, by integers that say where we are.
+
+    SeedSequence mixes them into one number. A name goes in as its bytes, which are integers too.
+    """
     sequence = np.random.SeedSequence(key)
     number = sequence.generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(number >> 1))
+    torch.manual_seed(int(number >> 1))                 # torch takes at most 63 bits
 
 
-def gradients(net, split, micro_batches, next_rows, autocast, scale, progress):
+def gradients(net, split, micro_batches, next_rows, autocast, scale, extra_inputs):
     """Add up the gradient of scale x the summed loss over this process's micro-batches; return their sums.
 
-    `next_rows` are read while the device computes.
+    `next_rows`, of the next step, are read while the device computes.
     """
     total = {}
     for i, rows in enumerate(micro_batches):
@@ -154,7 +157,7 @@ def gradients(net, split, micro_batches, next_rows, autocast, scale, progress):
         batch = split.batch(rows, rows_after)
         try:
             with autocast:
-                sums = net(**batch, **progress)
+                sums = net(**batch, **extra_inputs)
             scaled = sums['loss'] * scale
             scaled.backward()
         except Exception as error:
@@ -164,32 +167,32 @@ def gradients(net, split, micro_batches, next_rows, autocast, scale, progress):
 
 
 @torch.no_grad()
-def evaluate(net, split, batch_size, autocast, progress, seed, stop_requested, every=1):
+def evaluate(net, split, batch_size, autocast, seed, stop_requested, every=1):
     """Return the metrics over all rows of `split`, the same for any number of processes; None if stopped.
 
-    every: only each every-th batch, to measure the time. The model runs uncompiled: another graph for
-    evaluation would cost more time than it saves.
+    every: only each every-th batch, to measure the time.
     """
     rank, world = processes.rank_and_world()
     batches = split.evaluation_batches(batch_size)[::every]
     n = len(batches)
     total = {}
     processes.broadcast_buffers(net)                    # BatchNorm's statistics are each process's own
+    training = net.training
     net.eval()
-    # Every process makes the same number of rounds, or it would wait for ever for the others to stop. One
-    # that has no batch left evaluates an earlier one again, with weight 0.
-    for i in range(rank, n + rank, world):
+    # All processes make the same number of turns, so that none waits for another. In the last turn one that
+    # has no batch left evaluates an earlier one again, with weight 0.
+    for turn in range(math.ceil(n / world)):
+        i = turn * world + rank
         seed_noise(seed, i, *split.name.encode())
-        next_rows = batches[(i + world) % n]
-        batch = split.batch(batches[i % n], next_rows)
+        batch = split.batch(batches[i % n], batches[(i + world) % n])
         with autocast:
-            sums = net.forward(**batch, **progress)
+            sums = net.forward(**batch)                 # not net(...): a second compiled graph would not pay
         total = processes.add(total, sums, weight=float(i < n))
-        ask_now = world == 1 or i // world % 16 == 0    # other processes have to be asked, which takes time
+        ask_now = world == 1 or turn % 16 == 0          # to ask other processes costs a message
         if ask_now and stop_requested():
-            net.train()
+            net.train(training)
             return None
-    net.train()
+    net.train(training)
     total = processes.all_reduce(total)
     return metrics_of(net, processes.to_host(total))
 
@@ -199,9 +202,8 @@ if __name__ == '__main__':
     settings = configurator.read_train(sys.argv[1:])
     run = Run(settings, start)
     options = settings.options
-    globals().update(options)           # the options above now have the values that were given
-    world = int(os.environ.get('WORLD_SIZE', 1))
-    rank = int(os.environ.get('RANK', 0))
+    globals().update(options)           # from here on batch_size etc. have the values that were given
+    rank, world = processes.from_environment()
     device, dtype, compile, reasons = machine.resolve(device, dtype, compile)
     options.update(device=device, dtype=dtype, compile=compile)
     check_options(options, settings.fields, world)
@@ -216,18 +218,19 @@ if __name__ == '__main__':
     options['threads'] = torch.get_num_threads()
     if 'RANK' in os.environ:
         device = processes.join(device)
-        facts = options | dataclasses.asdict(config) | data.hashes(meta)
-        processes.check_agreement(facts | {'checkpoint': run.first_step})
+        agreed = options | dataclasses.asdict(config) | data.hashes(meta)
+        processes.check_agreement(agreed | {'checkpoint': run.first_step})
     kind = device.split(':')[0]         # cpu, cuda or mps
     autocast = torch.autocast(kind, getattr(torch, dtype), enabled=dtype != 'float32')
 
     # --- 3. The data, the model, its optimizers.
     Model = import_module(f'models.{model}').Model
+    # The parameters of forward(self, image, label) name the arrays to load: image and label.
     parameters = inspect.signature(Model.forward).parameters
-    fields = [name for name in parameters if name not in ('self', 'progress')]
+    array_names = [name for name in parameters if name not in ('self', 'progress')]
     block_size = getattr(config, 'block_size', 0)
     augment = Augment.from_options(options)
-    splits = data.load_splits(dataset, fields, block_size, device, pad_to, augment, run.print)
+    splits = data.load_splits(dataset, array_names, block_size, device, pad_to, augment, run.print)
     train = splits['train']
     steps_per_epoch = train.steps_per_epoch(batch_size)
     if epochs:
@@ -243,25 +246,20 @@ if __name__ == '__main__':
         net.to(memory_format=torch.channels_last)
     run.load_initial_weights(net)
     trainable = [p for p in net.parameters() if p.requires_grad]
-    buffers = saved_buffers(net)        # BatchNorm's statistics
-    averaged = trainable + [buffer for buffer in buffers if buffer.is_floating_point()]
-    ema_weights = []
+    buffers = saved_buffers(net).values()           # BatchNorm's statistics
+    live = live_weights(net)                        # what the moving average follows, {name: tensor}
+    ema_weights = {}
     if ema:
-        ema_weights = [tensor.detach().clone() for tensor in averaged]
+        ema_weights = {name: tensor.detach().clone() for name, tensor in live.items()}
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype)
     state = State()
-    if dtype == 'float16':              # the loss is a sum: over the rows and, in a stream, their tokens
+    if dtype == 'float16':      # as GradScaler begins, but our loss is a sum over rows and tokens
         state.scale = 2.0**16 / (micro_batch_size * max(block_size, 1))
-
-    def progress(fraction):
-        """Return what the loop gives to a forward that asks for it: the fraction of the run that is over."""
-        if 'progress' not in parameters:
-            return {}
-        return {'progress': torch.full((), fraction, device=device)}
 
     def micro_batches(step):
         """Return this process's rows of a step, an array (micro-batches, micro_batch_size)."""
-        rows = train.rows(step, batch_size, seed).reshape(-1, world, micro_batch_size)
+        rows = train.rows(step, batch_size, seed)                   # (batch_size,)
+        rows = rows.reshape(-1, world, micro_batch_size)            # (micro-batches, processes, rows)
         return rows[:, rank]
 
     def stop_requested():
@@ -270,61 +268,56 @@ if __name__ == '__main__':
 
     def evaluate_split(net, name, every=1):
         """Return the metrics of a split."""
-        return evaluate(net, splits[name], micro_batch_size, autocast, progress(1.0), seed, stop_requested,
-                        every)
-
-    def checkpoint():
-        """Return what a checkpoint holds."""
-        return pack(net, ema_weights, optimizers, state, run, options, config, meta)
+        return evaluate(net, splits[name], micro_batch_size, autocast, seed, stop_requested, every)
 
     def save(name, **changes):
         """Save a checkpoint on the first process; return, on all of them, whether that worked."""
-        saved = run.save(name, checkpoint() | changes)
+        checkpoint = pack(net, ema_weights, optimizers, state, run, options, config, meta)
+        saved = run.save(name, checkpoint | changes)
         return bool(processes.from_first(saved, device))
 
     def preview(net):
         """Return a short sample of what the model produces, as text."""
         return samples.preview(net, meta, splits.get('val', train))
 
-    def record(metrics):
-        """Record an evaluation on val; save best.pt if it is the best so far."""
-        before = dataclasses.replace(state)
-        improved = state.record(metrics, net.monitor)
+    def keep_if_best(metrics):
+        """Record an evaluation on val, and save best.pt if it is the best so far."""
         run.log('eval', step=state.step, split='val', **metrics)
-        suffix = ', the best so far' if improved else ''
+        best = state.new_best(metrics, net.monitor)
+        suffix = ', the best so far' if best else ''
         run.print(f'step {state.step}: val {format_metrics(metrics)}{suffix}')
-        if improved and not save('best.pt', ema=[]):
-            state.best = before.best                    # as if this evaluation had not been the best
-            state.evals_since_best = before.evals_since_best + 1
+        if best and not save('best.pt', best=best, ema={}, optimizers=[]):
+            best = None                                 # state.best always describes the file that is there
+        state.record(best)
         if sample_interval and state.step % sample_interval == 0 and state.step < max_iters:
             run.print(preview(net))
 
     def validate():
         """Evaluate on val, with the averaged weights if there are any; save last.pt."""
-        swap(averaged, ema_weights)
+        swap(live, ema_weights)
         if 'val' in splits:
             metrics = evaluate_split(net, 'val')
             if metrics:                                 # else a signal came
-                record(metrics)
+                keep_if_best(metrics)
         elif state.step == max_iters:                   # without val the last weights are the best
-            state.take_last(net.monitor)
-            save('best.pt', ema=[])
-        swap(averaged, ema_weights)
+            best = {'name': net.monitor[0], 'value': None, 'step': state.step}
+            if save('best.pt', best=best, ema={}, optimizers=[]):
+                state.record(best)
+        swap(live, ema_weights)
         save('last.pt')
-        run.last_log = state.step, time.monotonic()     # an evaluation does not count in rows per second
+        run.restart_rate(state.step)
 
     if eval_only:
-        load_weights(net, run.checkpoint['model'])
+        load_weights(net, evaluated_weights(run.checkpoint))
         metrics = evaluate_split(net, eval_split)
         run.print(f'{eval_split} at step {run.first_step}: {format_metrics(metrics)}')
         processes.leave(0)
     if run.checkpoint:
         state = unpack(run.checkpoint, net, ema_weights, optimizers, dtype, state.scale)
-    flops = world * machine.step_flops(net, train, micro_batches, state.step, progress(1.0))
-    facts = describe(net, options | {'max_iters': max_iters}, config, meta, device, flops)
-    run.open(state.step, len(train) / batch_size, facts)
-    millions = facts['parameters'] / 1e6
-    run.print(f'{model} with {millions:.2f} M parameters, {dataset} with {len(train):,} rows')
+    flops = world * machine.step_flops(net, train, micro_batches, state.step)
+    description = describe(net, options | {'max_iters': max_iters}, config, meta, device, flops)
+    run.open(state.step, steps_per_epoch, description)
+    run.print(f'{model} with {description["parameters"]:,} parameters, {dataset} with {len(train):,} rows')
     run.print(reasons)
     if compile:
         torch._dynamo.config.optimize_ddp = False       # one graph, not one for each bucket of gradients
@@ -332,34 +325,38 @@ if __name__ == '__main__':
     wrapped = DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
     limit = TimeLimit(max_minutes, run, splits, micro_batch_size, device,
                       partial(evaluate_split, net), partial(save, 'last.pt'), partial(preview, net))
-    stopped = 0                     # the number of the signal that stopped the run
-    if state.evaluation_due(eval_interval, max_iters):      # of a run that was stopped just before
+    stopped = 0                 # the number of the signal that stopped the run
+    if state.evaluation_due(eval_interval, max_iters):      # the last process was stopped before it
         validate()
+        stopped = stop_requested()
+    rows = micro_batches(state.step)
 
     # --- 4. The loop.
     while state.step < max_iters and not stopped and not state.out_of_patience(patience):
-        # Where we are: rows, noise and learning rate of a step are functions of (seed, step) alone.
+        # Where we are: the number of the step decides on its rows, noise and learning rate.
         step = state.step
         seed_noise(seed, step, rank)
         lr = learning_rate * lr_factor(step, schedule, warmup, max_iters, min_lr / learning_rate)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
+        for opt in optimizers:
+            for group in opt.param_groups:
                 group['lr'] = lr
-        next_rows = micro_batches(step + 1)[0] if step + 1 < max_iters else None
-        old_buffers = [buffer.clone() for buffer in buffers]
+        next_rows = micro_batches(step + 1)
+        old_buffers = [buffer.clone() for buffer in buffers]        # to restore if the step is not finite
+        extra_inputs = {}
+        if 'progress' in parameters:
+            extra_inputs['progress'] = torch.full((), step / max_iters, device=device)
 
         # The gradient of (sum of losses) / (sum of counts) over the global batch. The mean is taken here,
         # once: the split into micro-batches and processes cannot change it.
-        sums = gradients(wrapped, train, micro_batches(step), next_rows, autocast, state.scale,
-                         progress(step / max_iters))
-        sums['signal'] = torch.full_like(sums['loss'], run.signal > 0)
+        sums = gradients(wrapped, train, rows, next_rows[0], autocast, state.scale, extra_inputs)
+        sums['stop'] = torch.full_like(sums['loss'], run.signal > 0)    # travels along, in the same message
         sums = processes.all_reduce(sums)
         factor = world / (sums['count'] * state.scale)      # DDP has divided by the number of processes
         grads = [p.grad for p in trainable]
         torch._foreach_mul_(grads, factor.float())
         sums['grad_norm'] = nn.utils.clip_grad_norm_(trainable, grad_clip or math.inf)
         sums = processes.to_host(sums)                      # the only time the CPU waits for the device
-        signal = sums.pop('signal').item()
+        stop = sums.pop('stop').item()
         grad_norm = sums.pop('grad_norm').item()
         mean_loss = sums['loss'] / sums['count']
         objective = mean_loss.item()
@@ -368,24 +365,27 @@ if __name__ == '__main__':
         # The update. A step that is not finite counts but leaves no trace: a NaN would stay in BatchNorm's
         # running mean for ever.
         if finite:
-            for optimizer in optimizers:
-                optimizer.step()
+            for opt in optimizers:
+                opt.step()
             if ema:
-                update_ema(ema_weights, averaged, ema, step)
+                update_ema(ema_weights, live, ema, step)
         else:
             for buffer, old in zip(buffers, old_buffers):
                 buffer.copy_(old)
         net.zero_grad()
-        state.count(finite, dtype)
+        rows = next_rows
+        state.step += 1
+        state.adjust_scale(finite, dtype)
 
         # Records.
         if state.step % log_interval == 0 or not finite:
-            run.progress(state.step, max_iters, batch_size, **metrics_of(net, sums),
+            run.log_step(state.step, max_iters, batch_size, **metrics_of(net, sums),
                          objective=objective, lr=lr, grad_norm=grad_norm,
                          scale=state.scale, skipped=not finite, memory=peak_memory(device))
         if not finite and dtype != 'float16':       # under float16 this is how the scale finds its value
             run.print(f'WARNING: step {state.step} skipped: loss {objective}, gradient norm {grad_norm}')
-        state.check(dtype, out_dir, learning_rate)
+        state.raise_if_diverged(dtype, out_dir, learning_rate)
+        limit.count_step()
         if limit.due():
             max_iters = limit.decide(state.step, max_iters, eval_interval, config)
             warmup = warmup_steps(warmup_iters, warmup_fraction, max_iters)
@@ -394,13 +394,13 @@ if __name__ == '__main__':
             save(f'step_{state.step}.pt')
 
         # Evaluation.
-        if signal:
-            stopped = run.signal or 15
+        if stop:
+            stopped = stop_requested()
         elif state.evaluation_due(eval_interval, max_iters):
             validate()
             stopped = stop_requested()
-        elif run.seconds_since_save > 600:      # each process by its own clock: so no exchange
-            run.save('last.pt', checkpoint())
+        elif run.save_due():        # by each process's own clock, so without a message between them
+            run.save('last.pt', pack(net, ema_weights, optimizers, state, run, options, config, meta))
 
     # --- 5. The end: test is read once, with the best weights; then a sample.
     if stopped:

@@ -1,7 +1,7 @@
 """ResNet-18 (He et al. 2015, table 1) with a 3 x 3 stem on CIFAR-10, 11.2 M parameters.
 
-94.6 % of test (one run), logits of six views averaged, in 69 minutes on two CPU cores with bfloat16, in
-3.3 GB: results/cifar10.md.
+94.6% test accuracy (one run), logits of six views averaged, in 69 minutes on two CPU cores with
+bfloat16, in 3.3 GB: results/cifar10.md.
 """
 dataset = 'cifar10'
 flip = 'alternating'

@@ -1,4 +1,4 @@
-"""English to French on Multi30k, 29,000 captions of pictures: a small transformer for a CPU.
+"""English to French on Multi30k, 29,000 image captions: a small transformer for a CPU.
 
 60.4 BLEU on the test set of 2016 by a beam of 4 and 51.9 on that of 2017 (one run), after 38 minutes on two
 CPU cores with bfloat16, in 3.9 GB: results/translation.md.

@@ -10,8 +10,8 @@ d_ff = 128
 block_size = 32
 dropout = 0.0
 batch_size = 128
-max_iters = 1500
-eval_interval = 500
+max_iters = 1200
+eval_interval = 400
 
 optimizer = 'muon'
 learning_rate = 5e-3

@@ -77,7 +77,8 @@ def load_pretrained(path):
     hf_config = pretrained.read_config(folder)
     name = hf_config.get('model_type')
     if name not in PRETRAINED:
-        raise UserError(f'{path}: expected model_type {" or ".join(PRETRAINED)} in config.json, found {name!r}')
+        known = ' or '.join(PRETRAINED)
+        raise UserError(f'{path}: expected model_type {known} in config.json, found {name!r}')
     model = import_module(f'models.{name}').Model.from_pretrained(folder)
     tokenizer = pretrained.read_tokenizer(folder)
     tasks = hf_config.get('task_specific_params') or {}
@@ -177,8 +178,13 @@ def build_model(checkpoint, device='cpu'):
     except (TypeError, ValueError) as error:
         raise UserError(f'the checkpoint does not fit the Config of models/{name}.py: {error}')
     model = module.Model(config)
-    load_weights(model, checkpoint['model'])
+    load_weights(model, evaluated_weights(checkpoint))
     return model.to(device).eval()
+
+
+def evaluated_weights(checkpoint):
+    """Return the weights that an evaluation is of, by name: the moving averages, where there are any."""
+    return checkpoint['model'] | dict(checkpoint.get('ema') or {})
 
 
 def model_config(model, fields, info={}, dataset=''):

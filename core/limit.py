@@ -4,27 +4,27 @@ The checkpoint keeps that number, so a resumed run ends at the same step, and so
 """
 import math
 import time
+from bisect import bisect_right
 
 from core import processes
 from core.facts import command
 
-ENOUGH = 21             # steps of a process after which the speed is known; the first may compile
-FEW = 200               # steps of a run; with fewer a smaller model learns more
+MEASURED_STEPS = 21     # of a process, after which its speed is known; the first one may compile
+FEW_STEPS = 200         # a run of fewer teaches a smaller model more
 MARGIN = 0.97           # of the time is planned for: not every step takes as long as the first ones
 
 
 def steps_that_fit(seconds, step, max_iters, eval_interval, step_seconds, eval_seconds):
     """Return the largest max_iters whose run ends within `seconds` after `step`: from `step` to `max_iters`.
 
-    There is an evaluation every `eval_interval` steps and one at the end.
+    There is an evaluation every `eval_interval` steps and one at the end. Samples and checkpoints that
+    options ask for in between are not planned for.
     """
     def cost(last):
         evaluations = math.ceil(last / eval_interval) - step // eval_interval
         return (last - step) * step_seconds + evaluations * eval_seconds
 
-    while max_iters > step and cost(max_iters) > seconds:
-        max_iters -= 1
-    return max_iters
+    return step + bisect_right(range(step + 1, max_iters + 1), seconds, key=cost)
 
 
 class TimeLimit:
@@ -45,21 +45,26 @@ class TimeLimit:
         self.preview = preview
         self.times = [run.seconds]      # when the first step of this process began, and when each one ended
 
+    def count_step(self):
+        """Note that a step has ended."""
+        self.times.append(self.run.seconds)
+
     def due(self):
         """Return whether to decide now: after the 21st step of this process, or sooner if it is slow."""
-        steps = len(self.times)
-        if self.minutes == 0 or self.run.limit['max_iters'] or steps > ENOUGH:
+        steps = len(self.times) - 1
+        if self.minutes == 0 or self.run.limit['max_iters'] or steps > MEASURED_STEPS:
             return False
-        self.times.append(self.run.seconds)
-        quarter = self.run.limit['start'] + 15 * self.minutes       # seconds
+        quarter = self.run.limit['start'] + 0.25 * 60 * self.minutes        # in seconds
         slow = processes.from_first(self.run.seconds > quarter, self.device)
-        return steps == ENOUGH or bool(slow)
+        return steps == MEASURED_STEPS or bool(slow)
 
     def decide(self, step, max_iters, eval_interval, config):
-        """Decide, print and return max_iters."""
+        """Decide, print and return max_iters. If a signal comes meanwhile, leave that to the resumed run."""
         run = self.run
         step_seconds = self.step_seconds()
         eval_seconds, end_seconds = self.time_evaluation()
+        if processes.largest(run.signal, self.device):
+            return max_iters
         end = run.limit['start'] + 60 * self.minutes
         seconds = MARGIN * (end - run.seconds) - end_seconds
         most = steps_that_fit(seconds, step, max_iters, eval_interval, step_seconds, eval_seconds)
@@ -71,7 +76,7 @@ class TimeLimit:
             run.print(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, expect a '
                       f'higher loss than after all; for all: {command(max_minutes=0)}')
             smaller = smaller_model(config, run.path)
-            if most < FEW and smaller:
+            if most < FEW_STEPS and smaller:
                 run.print(f'so few steps teach a smaller model more: {smaller}')
         return most
 

@@ -126,7 +126,7 @@ def peak_flops(device, dtype, seconds=0.5):
     return 2 * size**3 / fastest
 
 
-def step_flops(net, split, micro_batches, step, progress):
+def step_flops(net, split, micro_batches, step):
     """Return the FLOPs of the forward and backward pass of a step: the mean of four where rows differ in
     length.
 
@@ -134,13 +134,13 @@ def step_flops(net, split, micro_batches, step, progress):
     """
     if not split.ragged:
         rows = micro_batches(step)
-        return len(rows) * count_flops(net, split, rows[0], progress)
+        return len(rows) * count_flops(net, split, rows[0])
     steps = range(step, step + 4)
-    counts = [count_flops(net, split, rows, progress) for i in steps for rows in micro_batches(i)]
+    counts = [count_flops(net, split, rows) for i in steps for rows in micro_batches(i)]
     return sum(counts) / len(steps)
 
 
-def count_flops(net, split, rows, progress):
+def count_flops(net, split, rows):
     """Return the FLOPs of the forward and backward pass over one micro-batch.
 
     Two rows of it are enough: all are padded to the longest. They go through a copy of `net`, whose
@@ -149,6 +149,6 @@ def count_flops(net, split, rows, progress):
     some = rows[-2:]                    # of rows sorted by length the longest
     counter = FlopCounterMode(display=False)
     with counter:
-        sums = copy.deepcopy(net)(**split.batch(some), **progress)
+        sums = copy.deepcopy(net)(**split.batch(some))
         sums['loss'].backward()
     return counter.get_total_flops() * len(rows) / len(some)

@@ -32,6 +32,13 @@ def migrate(state):
     return state
 
 
+def name_averages(averages, live):
+    """Return the averages of a checkpoint by name. Earlier revisions have a list, in the order of `live`."""
+    if isinstance(averages, list):
+        averages = dict(zip(live, averages))
+    return averages
+
+
 def renamed(name):
     """Return the name of a tensor of the VAE in this revision."""
     for old, new in CVAE_PREFIXES.items():

@@ -58,7 +58,8 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
     """Return a list of optimizers. Together they have every trainable parameter, each once.
 
     Weight decay is for the weights of linear and convolution layers, not for embeddings, biases and norms.
-    Muon takes the weights of linear layers and ungrouped convolutions inside an nn.ModuleList.
+    Muon takes only what is inside an nn.ModuleList; put the blocks of a model into one. Of these it takes the
+    weights of linear layers and ungrouped convolutions.
     """
     embeddings = {module.weight for module in net.modules() if isinstance(module, nn.Embedding)}
     matrices = {module.weight for module in net.modules() if isinstance(module, MATRIX_LAYERS)} - embeddings
@@ -92,7 +93,10 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
 
 
 def in_blocks(net):
-    """Return the weights of linear layers and ungrouped convolutions inside an nn.ModuleList."""
+    """Return what Muon takes: weights of linear layers and ungrouped convolutions inside an nn.ModuleList.
+
+    Outside of it are the embeddings, the stem and the head, which Muon is not made for (Jordan et al. 2024).
+    """
     weights = set()
     for blocks in net.modules():
         if not isinstance(blocks, nn.ModuleList):
@@ -165,9 +169,9 @@ def newton_schulz(X):
 def newton_schulz_gram(X):
     """Return the same as newton_schulz, in 0.6 of the time for the matrices of a GPT's blocks.
 
-    After an iteration, A is P A P. So it is enough to iterate on A, which is smaller than X if X has more
-    columns than rows, and to multiply X by the product of all P at the end. Use float32: A has the squares of
-    the singular values, and bfloat16 would lose the small ones.
+    A first reading may skip it: it is only faster. After an iteration, A is P A P. So it is enough to iterate
+    on A, which is smaller than X if X has more columns than rows, and to multiply X by the product of all P
+    at the end. Use float32: A has the squares of the singular values; bfloat16 would lose the small ones.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     identity = torch.eye(X.size(1), dtype=X.dtype, device=X.device)
@@ -181,14 +185,18 @@ def newton_schulz_gram(X):
     return product @ X
 
 
-def update_ema(ema_weights, weights, ema, step):
-    """Move the exponential moving averages towards the weights. Their decay rises to `ema` in early steps."""
+def update_ema(ema_weights, live, ema, step):
+    """Move the exponential moving averages towards the live weights, both {name: tensor}.
+
+    Young averages forget faster, so that the initial weights leave no trace.
+    """
     decay = min(ema, (1 + step) / (10 + step))
     with torch.no_grad():
-        torch._foreach_lerp_(ema_weights, weights, 1 - decay)
+        torch._foreach_lerp_(list(ema_weights.values()), list(live.values()), 1 - decay)
 
 
-def swap(weights, ema_weights):
-    """Exchange the weights and their moving averages; a second call undoes the first."""
-    for p, average in zip(weights, ema_weights):
-        p.data, average.data = average.data, p.data
+def swap(live, ema_weights):
+    """Exchange the live weights and their moving averages; a second call undoes the first."""
+    for name, average in ema_weights.items():
+        weight = live[name]
+        weight.data, average.data = average.data, weight.data

@@ -9,6 +9,13 @@ from core import errors
 from core.errors import UserError
 
 
+def from_environment():
+    """Return the number of this process and how many torchrun has started: 0 and 1 without torchrun."""
+    if 'RANK' not in os.environ:
+        return 0, 1
+    return int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+
+
 def join(device):
     """Join the process group that torchrun started and return the device of this process."""
     rank = int(os.environ['RANK'])

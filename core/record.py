@@ -8,6 +8,8 @@ A run is a dict:
     train, val, test            lines of its log, each a dict: {'step': 10, 'loss': 1.5, ...}
 """
 import json
+import math
+import os
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -165,3 +167,22 @@ def varying_names(runs):
         if len(values) > 1:
             varying.append(name)
     return varying
+
+
+def cut_log(log, step):
+    """Drop the lines of a log.jsonl beyond `step`; a damaged line is dropped too. -1: all lines."""
+    temporary = log.with_name('log.jsonl.tmp')
+    lines = []
+    if log.exists():
+        lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)
+    kept = [line for line in lines if logged_step(line) <= step]
+    temporary.write_text(''.join(kept), encoding='utf-8')
+    os.replace(temporary, log)
+
+
+def logged_step(line):
+    """Return the step of a line of log.jsonl; infinity if the line is damaged."""
+    try:
+        return float(json.loads(line).get('step', 0)) if line.endswith('\n') else math.inf
+    except (ValueError, AttributeError, TypeError):
+        return math.inf

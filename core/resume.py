@@ -1,12 +1,14 @@
 """What a resumed run may change: the options of the checkpoint and those that were given become one."""
 import data
 from core import machine
+from core.checkpoint import find_checkpoint, load_checkpoint
 from core.errors import UserError
 from core.facts import command
 
 MODES = 'auto', 'scratch', 'resume'         # of init_from; anything else is a path
 # Options by what a resumed run may do with them:
-FIXED = 'model dataset prepare seed batch_size pad_to optimizer'.split()    # never: they decide on the rows
+# (FIXED: never change, for they decide on the rows, the shapes and the optimizer's state)
+FIXED = 'model dataset prepare seed batch_size pad_to optimizer'.split()
 MACHINE = 'device dtype compile threads'.split()        # may change with the machine
 LENGTH = 'max_iters epochs max_minutes'.split()         # may change: the number of steps
 COMMAND = 'out_dir init_from eval_only eval_split target verify'.split()    # a command's, not a run's
@@ -66,6 +68,21 @@ def merge(settings, checkpoint, path, mode):
     if elsewhere:
         lines.append(f'{saved["device"]} is not here')
     return lines, limit
+
+
+def initial_weights(source, settings):
+    """Return the checkpoint whose weights a new run begins with: of a run, a .pt file or hf:FOLDER.
+
+    hf:FOLDER also gives the architecture: fields of the model's Config that were not given take its values.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(source))
+    if source.startswith('hf:'):
+        model = checkpoint['keys']['model']
+        if settings.options['model'] != model:
+            raise UserError(f'{source} is a {model}: give --model={model}')
+        given = {name: value for name, value in settings.fields.items() if name in settings.given}
+        settings.fields = checkpoint['config'] | given
+    return checkpoint
 
 
 def check_data(checkpoint, meta, options):

@@ -10,10 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-from core.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from core.checkpoint import evaluated_weights, find_checkpoint, latest_checkpoint, load_checkpoint
+from core.checkpoint import load_weights, save_checkpoint
 from core.errors import UserError
 from core.facts import command, duration, quote, to_json
-from core.resume import MODES, has_steps_left, merge
+from core.record import cut_log
+from core.resume import MODES, has_steps_left, initial_weights, merge
+
+
+SAVE_SECONDS = 600      # a run that is killed loses at most so much work
 
 
 class Run:
@@ -57,9 +62,7 @@ class Run:
             if self.checkpoint is None and self.mode == 'resume':
                 raise UserError(f'there is no checkpoint in {self.path} to resume')
             if self.checkpoint is None and self.mode != 'auto':
-                self.weights = load_checkpoint(find_checkpoint(self.mode))
-                if self.mode.startswith('hf:'):         # the architecture is that of the pretrained model
-                    self.take_architecture(settings)
+                self.weights = initial_weights(self.mode, settings)
         if self.checkpoint:
             changes, self.limit = merge(settings, self.checkpoint, path, self.mode)
             if not options['eval_only']:
@@ -91,16 +94,8 @@ class Run:
     def load_initial_weights(self, net):
         """Load the weights that init_from names, if it names any; print which ones do not fit `net`."""
         if self.weights:
-            for line in load_weights(net, self.weights['model'], strict=False):
+            for line in load_weights(net, evaluated_weights(self.weights), strict=False):
                 self.print(f'not taken from {self.mode}: {line}')
-
-    def take_architecture(self, settings):
-        """Give fields of the model's Config that were not given the values of the pretrained model."""
-        model = self.weights['keys']['model']
-        if settings.options['model'] != model:
-            raise UserError(f'{self.mode} is a {model}: give --model={model}')
-        given = {name: value for name, value in settings.fields.items() if name in settings.given}
-        settings.fields = self.weights['config'] | given
 
     # --- the folder
 
@@ -112,7 +107,7 @@ class Run:
         """
         for number in signal.SIGINT, signal.SIGTERM:
             signal.signal(number, self.on_signal)
-        self.last_log = (step, time.monotonic())
+        self.restart_rate(step)
         self.steps_per_epoch = steps_per_epoch
         if self.checkpoint:
             self.start -= self.checkpoint['seconds']
@@ -122,13 +117,14 @@ class Run:
             self.lock()
             if self.mode != 'scratch' and self.mtime != self.last_mtime():
                 raise UserError(f'another process has written to {self.path}; give the command again')
-            log_exists = (self.path / 'log.jsonl').exists()
-            old_run = any(self.path.glob('*.pt')) or self.mode == 'scratch' and log_exists
+            has_checkpoint = any(self.path.glob('*.pt'))
+            has_log = (self.path / 'log.jsonl').exists()
+            old_run = has_checkpoint or (self.mode == 'scratch' and has_log)
             if old_run and not self.checkpoint:
                 self.move_aside()
             for leftover in self.path.glob('*.tmp'):
                 leftover.unlink()
-            self.cut_log(step)
+            cut_log(self.path / 'log.jsonl', step if self.checkpoint else -1)
         except OSError as error:
             raise UserError(f'out_dir {self.path} cannot be written: {error.strerror}; give another', code=4)
         self.log('resume' if self.checkpoint else 'config', step, **facts)
@@ -156,17 +152,6 @@ class Run:
         self.print(f'the run that was in {self.path} is now in {self.path}.{number}')
         self.lock()
 
-    def cut_log(self, step):
-        """Drop the lines of log.jsonl beyond `step`, or all of them for a new run."""
-        log = self.path / 'log.jsonl'
-        temporary = self.path / 'log.jsonl.tmp'
-        lines = []
-        if self.checkpoint and log.exists():
-            lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)
-        kept = [line for line in lines if logged_step(line) <= step]
-        temporary.write_text(''.join(kept), encoding='utf-8')
-        os.replace(temporary, log)
-
     def on_signal(self, number, frame):
         """Ask the run to stop. A second signal ends the process at once."""
         if self.signal:
@@ -180,10 +165,9 @@ class Run:
         """The wall clock of the run so far, its parts before a resume included."""
         return time.monotonic() - self.start
 
-    @property
-    def seconds_since_save(self):
-        """The time since the last checkpoint of this process."""
-        return time.monotonic() - self.last_save
+    def save_due(self):
+        """Return whether the last checkpoint is so old that a run that is killed would lose too much."""
+        return time.monotonic() - self.last_save > SAVE_SECONDS
 
     def log(self, event, step, **values):
         """Append a line to log.jsonl, which also says in which epoch and second of the run this was.
@@ -202,7 +186,11 @@ class Run:
                 self.print(f'WARNING: {self.path}/log.jsonl cannot be written ({error.strerror}); going on')
             self.warned = True
 
-    def progress(self, step, max_iters, batch_size, **values):
+    def restart_rate(self, step):
+        """Measure rows per second from here: what came before, an evaluation, does not count."""
+        self.last_log = (step, time.monotonic())
+
+    def log_step(self, step, max_iters, batch_size, **values):
         """Log a train step. Print it live on a terminal, else every ten seconds, and once the time left."""
         now = time.monotonic()
         last_step, last_time = self.last_log
@@ -255,11 +243,3 @@ class Run:
             print(clear + line, end='' if live else '\n', flush=True)
         except (OSError, ValueError):           # nobody reads the output (`| head`), or the disk is full
             sys.stdout = open(os.devnull, 'w', encoding='utf-8')
-
-
-def logged_step(line):
-    """Return the step of a line of log.jsonl; infinity if the line is damaged."""
-    try:
-        return float(json.loads(line).get('step', 0)) if line.endswith('\n') else math.inf
-    except (ValueError, AttributeError, TypeError):
-        return math.inf

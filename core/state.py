@@ -7,6 +7,7 @@ from core import processes
 from core.checkpoint import FORMAT, load_weights
 from core.errors import UserError
 from core.facts import machine_name, versions
+from core.migration import name_averages
 
 
 @dataclasses.dataclass
@@ -17,8 +18,8 @@ class State:
     best: dict = dataclasses.field(default_factory=dict)    # name, value and step of the best evaluation
     evals_since_best: int = 0
     scale: float = 1.0          # of the loss; only float16 needs one other than 1
-    good_steps: int = 0         # in a row with a finite gradient
-    bad_steps: int = 0          # in a row without
+    good_steps: int = 0         # consecutive steps with a finite gradient
+    bad_steps: int = 0          # consecutive steps without
 
     def evaluation_due(self, eval_interval, max_iters):
         """Return whether the weights as they are should be evaluated and have not been."""
@@ -30,9 +31,8 @@ class State:
         """Return whether there have been `patience` evaluations without a new best; 0: never."""
         return 0 < patience <= self.evals_since_best
 
-    def count(self, finite, dtype):
-        """Count a step; under float16 set the scale of the next loss, as torch's GradScaler does."""
-        self.step += 1
+    def adjust_scale(self, finite, dtype):
+        """Count good and bad steps; under float16 set the next loss's scale, as torch's GradScaler does."""
         self.good_steps = self.good_steps + 1 if finite else 0
         self.bad_steps = 0 if finite else self.bad_steps + 1
         if dtype == 'float16' and not finite:
@@ -40,15 +40,18 @@ class State:
         elif dtype == 'float16' and self.good_steps % 2000 == 0:
             self.scale *= 2
 
-    def check(self, dtype, out_dir, learning_rate):
-        """Raise UserError if the run has diverged: no finite gradient in ten steps, or at any scale."""
+    def raise_if_diverged(self, dtype, out_dir, learning_rate):
+        """Raise UserError if ten steps in a row, or under float16 any scale, gave no finite gradient."""
         if self.scale < 1e-3 or self.bad_steps >= 10 and dtype != 'float16':
             raise UserError(f'diverged: no finite gradient in {self.bad_steps} steps, up to {self.step}',
                             f'{out_dir} keeps what was saved before',
                             f'try --learning_rate={learning_rate / 3:.1g}', code=6)
 
-    def record(self, metrics, monitor):
-        """Record an evaluation and return whether it is the best; `monitor` is (metric, 'min' or 'max')."""
+    def new_best(self, metrics, monitor):
+        """Return {name, value, step} if these metrics are the best so far, else None.
+
+        monitor: (metric, 'min' or 'max').
+        """
         name, direction = monitor
         value = metrics[name]
         if not self.best:
@@ -57,16 +60,15 @@ class State:
             improved = value > self.best['value']
         else:
             improved = value < self.best['value']
+        return {'name': name, 'value': value, 'step': self.step} if improved else None
+
+    def record(self, best):
+        """Record that these weights have been evaluated; best: what new_best has returned."""
         self.evaluated = self.step
         self.evals_since_best += 1
-        if improved:
-            self.best = {'name': name, 'value': value, 'step': self.step}
+        if best:
+            self.best = best
             self.evals_since_best = 0
-        return improved
-
-    def take_last(self, monitor):
-        """Call these weights the best: without a validation set there is nothing to choose by."""
-        self.best = {'name': monitor[0], 'value': None, 'step': self.step}
 
     def reaches(self, target, monitor):
         """Return whether the best evaluation is at least as good as `target`."""
@@ -78,9 +80,18 @@ class State:
 
 
 def saved_buffers(net):
-    """Return the buffers that a checkpoint holds: BatchNorm's statistics. The others are constants."""
+    """Return the buffers that a checkpoint holds, by name: BatchNorm's statistics. Others are constants."""
     saved_names = net.state_dict().keys()
-    return [buffer for name, buffer in net.named_buffers() if name in saved_names]
+    return {name: buffer for name, buffer in net.named_buffers() if name in saved_names}
+
+
+def live_weights(net):
+    """Return what a moving average follows, by name: the trainable weights and BatchNorm's statistics."""
+    live = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    for name, buffer in saved_buffers(net).items():
+        if buffer.is_floating_point():
+            live[name] = buffer
+    return live
 
 
 def pack(net, ema_weights, optimizers, state, run, options, config, meta):
@@ -104,8 +115,10 @@ def describe(net, options, config, meta, device, flops):
 def unpack(checkpoint, net, ema_weights, optimizers, dtype, first_scale):
     """Load what pack has written into `net`, the averages and the optimizers; return the State."""
     load_weights(net, checkpoint['model'])
-    for own, saved in zip(ema_weights, checkpoint['ema']):
-        own.copy_(saved)
+    live = live_weights(net)
+    averages = name_averages(checkpoint['ema'], live) or live       # live: the run has had no averages so far
+    for name, average in ema_weights.items():
+        average.copy_(averages[name])
     for own, saved in zip(optimizers, checkpoint['optimizers'], strict=True):
         groups = own.state_dict()['param_groups']       # a new learning rate or weight decay shall apply
         own.load_state_dict({'state': saved['state'], 'param_groups': groups})

@@ -47,9 +47,8 @@ def load_split(name, split, fields, block_size=0, device='cpu', pad_to=1, augmen
     resident, tensors = to_tensors(arrays, device)
     first = specs[fields[0]]
     size = first.get('rows', first['shape'][0])
-    common = {'path': path, 'name': split, 'size': size, 'kinds': kinds, 'arrays': tensors,
-              'resident': resident, 'device': device, 'block_size': block_size, 'augment': augment,
-              'mean': info.get('mean')}
+    common = {'path': path, 'name': split, 'size': size, 'arrays': tensors, 'resident': resident,
+              'device': device, 'block_size': block_size, 'augment': augment, 'mean': info.get('mean')}
     if 'stream' in kinds.values():
         return Stream(**common)
     if 'ragged' in kinds.values():
@@ -117,7 +116,7 @@ def to_tensors(arrays, device):
     resident = size <= min(RESIDENT, store.free_memory(device) / 4)
     tensors = {}
     for field, array in arrays.items():
-        if array.dtype in ('uint16', 'uint32'):     # which torch hardly supports: the same bits, as signed
+        if array.dtype in ('uint16', 'uint32'):     # torch hardly supports them: see to_int64
             array = array.view(f'i{array.itemsize}')
         tensors[field] = torch.from_numpy(array)
         if resident:

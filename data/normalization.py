@@ -49,7 +49,7 @@ def in_turn(steps, text):
 class CharacterMap:
     """SentencePiece's table of replacements, such as 'ﬁ' -> 'fi', 'Ａ' -> 'A' and a tab -> ' '.
 
-    `raw` is a number of bytes (uint32), then a trie of so many bytes, then the replacements, each with a 0 at
+    `raw` is a number n (uint32), then a trie of n bytes, then the replacements, each with a 0 at
     its end. The trie is a double array (https://github.com/s-yata/darts-clone) of uint32 units. From a node,
     the byte b leads to the node `offset ^ b`, if the label there is b:
 

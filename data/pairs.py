@@ -3,9 +3,9 @@
     val = list(parallel(Path('val.en'), Path('val.fr')))                    # [('Hi.', 'Salut !'), ...]
     save('mine', {'train': train, 'val': val}, tokenizer, ['en', 'fr'])     # `train` may be a generator
 
-Pairs of val and test are never changed, so that BLEU can be compared with that of others: their ids decode to
-the very lines of the files. Train may have millions of pairs, so only their ids are kept, and a hash of each
-to find duplicates.
+Validation and test pairs are never changed, so that BLEU can be compared with that of others: their ids
+decode to the very lines of the files. Train may have millions of pairs, so only their ids are kept, and a
+hash of each to find duplicates.
 """
 import gzip
 import hashlib
@@ -110,7 +110,7 @@ def number_of(amount, n):
 def clean(pairs, held_out, seen, max_length, max_ratio, count):
     """Yield the `pairs` to train on, without the white space around them.
 
-    held_out: hashes of the source sentences of val and test. seen: a set, to which the hashes of the pairs
+    held_out: hashes of the validation and test sources. seen: a set, to which the hashes of the pairs
     that are kept are added. Lengths are in characters. count: a Counter of the pairs that are kept and, of
     the others, of the first reason that applies.
     """

@@ -23,14 +23,14 @@ BUCKET_BATCHES = 100    # batches of ragged rows that are sorted by length toget
 
 @dataclass(eq=False)
 class Split:
-    """One split of a data set; len() is the number of rows of an epoch.
+    """One split of a data set: the rows of each step, and batches of them.
 
-    A subclass defines what a row is: __len__, shuffle, read and evaluation_batches.
+    Each reader says what a row is by four methods of its own: __len__ (the number of rows of an epoch),
+    shuffle (these rows in random order), read (one field of some rows), and evaluation_batches.
     """
     path: Path              # folder of the data set, for messages
     name: str               # train, val, ...
     size: int               # rows; of a stream, tokens
-    kinds: dict             # {field: 'fixed', 'stream' or 'ragged'}
     arrays: dict            # {field: tensor}
     resident: bool          # whether the arrays are on `device`, or memory-mapped
     device: torch.device    # where batches go
@@ -41,15 +41,17 @@ class Split:
     too_long = 0            # rows longer than block_size
 
     def __post_init__(self):
-        self._epoch = None                  # (epoch, batch_size, seed) of the rows in _epoch_rows
-        self._next_rows = None              # the rows that _next_batch, a future, is reading
-        self._next_batch = None
+        self._epoch = None          # (epoch, batch_size, seed) of _epoch_rows
+        self._epoch_rows = None     # (steps, batch_size), the rows of each step of that epoch
+        self._next_rows = None      # the rows that a thread of _reader is reading ahead ...
+        self._next_batch = None     # ... and the future that will have their batch
         self._reader = None if self.resident else ThreadPoolExecutor(1)
 
     def steps_per_epoch(self, batch_size):
         """Return the number of whole batches of an epoch. Raises UserError if there is none."""
         if len(self) < batch_size:
-            raise UserError(f'{self.path}: {self.name} has {len(self)} rows, batch_size is {batch_size}')
+            raise UserError(f'{self.path}: {self.name} has {len(self)} rows, batch_size is {batch_size}: '
+                            f'--batch_size={len(self)}')
         return len(self) // batch_size
 
     def rows(self, step, batch_size, seed):
@@ -76,21 +78,19 @@ class Split:
         """Return shuffled rows as batches: (n,) -> (n // batch_size, batch_size)."""
         return rows.reshape(-1, batch_size)
 
-    def sort_by_length(self, rows):
-        """Return `rows` with similar lengths side by side: as they are, if all rows have one length."""
-        return rows
-
     def batch(self, rows, next_rows=None):
         """Return {field: tensor} of `rows` on the device: tokens and labels in int64, images as stored.
 
         A memory map reads `next_rows`, those of the next call, ahead, while the device computes.
         """
         if isinstance(rows, AugmentedRows):
-            batch = self.batch(rows.rows, next_rows and next_rows.rows)
+            if next_rows is not None:
+                next_rows = next_rows.rows
+            batch = self.batch(rows.rows, next_rows)
             return self.augment.apply(batch, rows, self.mean)
         if self.resident:
             return self.gather(rows)
-        if self._next_batch and np.array_equal(self._next_rows, rows):
+        if self._next_batch is not None and np.array_equal(self._next_rows, rows):
             batch = self._next_batch.result()
         else:
             batch = self.gather(rows)
@@ -122,14 +122,14 @@ class Fixed(Split):
 
     def evaluation_batches(self, batch_size):
         """Return a list of batches, (batch_size,) rows or fewer, with every row once."""
-        return cut(self.sort_by_length(np.arange(self.size)), batch_size)
+        return cut(np.arange(self.size), batch_size)    # not self.indices: an evaluation drops no row
 
     def read(self, field, rows):
         """Return one field of `rows`: (B, ...)."""
         array = self.arrays[field]
         values = array[to_device(rows, array.device)]
-        is_image = values.dim() > 1 and values.dtype == torch.uint8     # the model scales images itself
-        return values if is_image else to_int64(values)
+        is_pixels = values.dim() > 1 and values.dtype == torch.uint8    # stay uint8: the model scales them
+        return values if is_pixels else to_int64(values)
 
 
 class Stream(Split):
@@ -145,22 +145,20 @@ class Stream(Split):
 
     def __post_init__(self):
         super().__post_init__()
-        needed = self.block_size + 1 if self.name == 'train' else 2
+        T = self.block_size
+        needed = T + 1 if self.name == 'train' else 2
         if self.size < needed:
-            raise UserError(f'{self.path}: {self.name} has {self.size:,} tokens, block_size '
-                            f'{self.block_size} needs {needed:,}: more text, or '
-                            f'--block_size={self.size // 2}', code=3)
+            raise UserError(f'{self.path}: {self.name} has {self.size:,} tokens, block_size {T} needs '
+                            f'{needed:,}: more text, or --block_size={self.size // 2}', code=3)
 
     def __len__(self):
         return max(1, (self.size - self.block_size) // self.block_size)
 
     def shuffle(self, rng):
-        """Cut the stream into n windows from a random offset below T on; return them in random order.
-
-        The offset is another one in each epoch, and so are the fewer than 2 T targets that are left out.
-        """
-        n, T = len(self), self.block_size
-        offset = rng.integers(min(T, self.size - n * T))
+        """Cut the stream into n windows from a random offset below T on; return them in random order."""
+        n = len(self)
+        T = self.block_size
+        offset = rng.integers(min(T, self.size - n * T))    # each epoch leaves out other targets, < 2 T
         return offset + T * rng.permutation(n)
 
     def evaluation_batches(self, batch_size):
@@ -184,13 +182,11 @@ class Ragged(Fixed):
     """Rows of which some fields have different lengths. A batch is padded with 0 to its longest row."""
     offsets: dict           # {field: (rows + 1,)}: where rows begin in the array, and where the last one ends
     pad_to: int             # the length of a batch is a multiple of it, in tokens
-    drop_too_long: bool     # whether rows longer than block_size are dropped, else cut
-
+    drop_too_long: bool     # whether an epoch leaves out rows longer than block_size; else they are cut
     ragged = True
 
     def __post_init__(self):
         super().__post_init__()
-        self.starts = {field: offsets[:-1] for field, offsets in self.offsets.items()}
         self.lengths = {field: np.diff(offsets) for field, offsets in self.offsets.items()}
         T = self.block_size or max(lengths.max() for lengths in self.lengths.values())
         too_long = np.any([lengths > T for lengths in self.lengths.values()], axis=0)   # (rows,)
@@ -202,22 +198,21 @@ class Ragged(Fixed):
         self.lengths = {field: np.minimum(lengths, T) for field, lengths in self.lengths.items()}
 
     def make_batches(self, rows, batch_size, rng):
-        """Return batches of rows of similar length, which need little padding (bucketing by length).
-
-        Each bucket of 100 batches of shuffled rows is sorted by length; then all batches are shuffled.
-        """
+        """Return batches of rows of similar length, with little padding (bucketing by length)."""
         buckets = cut(rows, BUCKET_BATCHES * batch_size)
         rows = np.concatenate([self.sort_by_length(bucket) for bucket in buckets])
         return rng.permutation(rows.reshape(-1, batch_size))
 
-    def sort_by_length(self, rows):
-        """Return `rows` sorted by the longest field and, among equals, by the others up and down in turn.
+    def evaluation_batches(self, batch_size):
+        """Return a list of batches with every row once: one that is too long is cut here, never dropped."""
+        return cut(self.sort_by_length(np.arange(self.size)), batch_size)
 
-        A boustrophedon sort: where the first length grows, the others do not jump. Of rows with the lengths
-        (tgt, src) = (3, 1) (3, 6) (4, 1) (4, 6) the order is (3, 1) (3, 6) (4, 6) (4, 1).
-        """
-        lengths = [lengths[rows] for lengths in self.lengths.values()]
+    def sort_by_length(self, rows):
+        """Return `rows` sorted by the length of the field with the most tokens, then by the other lengths."""
+        lengths = [length[rows] for length in self.lengths.values()]        # (n,) of each field
         *others, longest = sorted(lengths, key=np.sum)
+        # Where the first length is odd the others ascend, where it is even they descend: (3, 1) (3, 6) (4, 6)
+        # (4, 1). Without the jump from (3, 6) to (4, 1) a batch of both lengths has fewer padded tokens.
         keys = [np.where(longest % 2 == 1, other, -other) for other in others]
         return rows[np.lexsort([*keys, longest])]       # lexsort sorts by its last key first
 
@@ -230,7 +225,7 @@ class Ragged(Fixed):
         width = math.ceil(max(1, lengths.max()) / self.pad_to) * self.pad_to
         width = min(width, self.block_size or width)
         column = torch.arange(width, device=array.device)               # (width,)
-        start = to_device(self.starts[field][rows], array.device)[:, None]      # (B, 1)
+        start = to_device(self.offsets[field][rows], array.device)[:, None]     # (B, 1)
         position = (start + column).clamp(max=len(array) - 1)           # (B, width)
         is_padding = column >= to_device(lengths, array.device)[:, None]
         return to_int64(array[position].masked_fill(is_padding, 0))
@@ -246,8 +241,10 @@ def cut(rows, size):
 
 
 def to_int64(values):
-    """Return integers in int64; those of two and four bytes are stored with the bits of unsigned ones."""
+    """Return integers as int64, which an index has to be; floats as they are."""
     if values.is_floating_point():
         return values
+    # torch has hardly any operation for uint16 and uint32: loading.py lets it read their bits as int16 and
+    # int32. A value in the upper half is then negative, 65,535 is -1; & removes the sign.
     bits = 8 * values.element_size()
     return values.long() & (2**bits - 1)

@@ -92,7 +92,7 @@ class Model(nn.Module):
         nn.init.zeros_(self.head.weight)        # start at the uniform distribution: the loss is ln n_class
         nn.init.zeros_(self.head.bias)
 
-    def forward_single(self, x):
+    def view_logits(self, x):
         """Return the logits of one view, which is normalised: (B, C, H, W) -> (B, n_class) float32."""
         x = F.conv2d(x, self.stem)              # (B, 8 C, H - 1, W - 1)
         x = F.gelu(self.norm(x))
@@ -106,21 +106,23 @@ class Model(nn.Module):
         x = (image / 255 - self.mean) / self.std
         tta = self.config.tta
         if self.training or tta == 'none':
-            return self.forward_single(x)
+            return self.view_logits(x)
         views = [x]
         if tta == 'crop':
             padded = F.pad(x, (1, 1, 1, 1), 'reflect')          # (B, C, H + 2, W + 2)
             views.append(padded[..., 2:, 2:])                   # x moved by one pixel, up and left
             views.append(padded[..., :-2, :-2])                 # x moved by one pixel, down and right
         views += [view.flip(3) for view in views]               # the mirror image of each
-        return sum(self.forward_single(view) for view in views) / len(views)
+        logits = [self.view_logits(view) for view in views]
+        return sum(logits) / len(logits)
 
     def forward(self, image, label):
         """Return sums over images (B, C, H, W) uint8 and labels (B,): `loss` is minimised, `nll` is the same
         without label smoothing; `confusion`, in evaluation only, counts (true, predicted) classes."""
         logits = self.logits(image)
-        loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=self.config.label_smoothing)
-        nll = F.cross_entropy(logits, label, reduction='sum')
+        epsilon = self.config.label_smoothing
+        loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=epsilon)
+        nll = F.cross_entropy(logits.detach(), label, reduction='sum')     # reported, never minimised
         count = torch.full_like(nll, len(label))
         predicted = logits.argmax(1)                            # (B,)
         correct = (predicted == label).float().sum()
@@ -133,7 +135,9 @@ class Model(nn.Module):
 
     def metrics(self, total):
         """Return means from the sums over a whole split; in evaluation also the accuracy of each class."""
-        metrics = {'loss': total['nll'] / total['count'], 'accuracy': total['correct'] / total['count']}
+        loss = total['nll'] / total['count']
+        accuracy = total['correct'] / total['count']
+        metrics = {'loss': loss, 'accuracy': accuracy}
         if 'confusion' in total:
             confusion = total['confusion']                      # (n_class, n_class)
             correct = confusion.diagonal()

@@ -1,10 +1,9 @@
 """A conditional variational autoencoder (Kingma & Welling 2014; Sohn et al. 2015): draw an image of a class.
 
-The encoder gives the posterior q(z | x, label) of a latent vector z given pixels x, and the decoder gives the
-likelihood p(x | z, label). Both see the label, so z has to hold only what the label does not tell: the style.
-Training maximises the evidence lower bound (ELBO), which is at most ln p(x | label):
+The encoder gives the posterior q(z | x, label) of a latent z given pixels x, the decoder the likelihood
+p(x | z, label). Both see the label, so z holds the style only. Training maximises the evidence lower bound:
 
-    ELBO = E_q[ln p(x | z, label)] - KL(q(z | x, label) || p(z)),    with the prior p(z) = N(0, I)
+    ELBO = E_q[ln p(x | z, label)] - KL(q(z | x, label) || p(z)) <= ln p(x | label), with prior p(z) = N(0, I)
 
     encoder: x (B, C, H, W), label (B,) -> features (B, n_features) -> mean, log_std (B, latent)
     decoder: z (B, latent), label (B,) -> features (B, n_features) -> params (B, n_params, H, W) of the pixels
@@ -38,14 +37,15 @@ def logistic_log_prob(params, x):
     """Return ln p of pixels x (B, C, H, W) in [0, 1], by logistic distributions cut into 256 bins."""
     mean, raw_scale, slope = params.chunk(3, 1)
     residual = x - mean.sigmoid()
-    previous = F.pad(residual, (0, 0, 0, 0, 1, -1))             # of the colour before; of the first colour: 0
-    residual = residual - slope * previous                      # Salimans et al. 2017 (PixelCNN++), eq. 3
+    zero = torch.zeros_like(residual[:, :1])
+    before = torch.cat([zero, residual[:, :-1]], 1)             # R gets 0, G that of R, B that of G only;
+    residual = residual - slope * before            # in PixelCNN++ (Salimans et al. 2017, eq. 3) B of both
     scale = raw_scale.sigmoid() / 4 + 5e-4                      # at least an eighth of a bin
     upper = (residual + 0.5 / 255) / scale
     lower = (residual - 0.5 / 255) / scale
     upper = upper.masked_fill(x > 0.999, math.inf)              # the highest bin has no upper edge
     lower = lower.masked_fill(x < 0.001, -math.inf)             # the lowest bin has no lower edge
-    # ln(sigmoid(upper) - sigmoid(lower)), as a product: subtracting nearly equal numbers would lose digits.
+    # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): a difference would lose digits.
     return F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
 
 
@@ -58,15 +58,15 @@ class Model(nn.Module):
         self.config = config
         C = config.channels
         width = config.width
-        shape = 2 * width, config.size[0] // 4, config.size[1] // 4     # of the features
+        H, W = config.size
+        shape = 2 * width, H // 4, W // 4                       # of the features
         n_features = math.prod(shape)
         n_params = C if config.likelihood == 'bernoulli' else 3 * C
         self.encoder = nn.Sequential(
             nn.Conv2d(C, width, 4, 2, 1),                       # kernel 4, stride 2, padding 1: half the size
             nn.GELU(),
             nn.Conv2d(width, 2 * width, 4, 2, 1),               # (B, 2 width, H / 4, W / 4)
-            nn.Flatten(),                                       # (B, n_features)
-        )
+            nn.Flatten())                                       # (B, n_features)
         self.encoder_class_embed = nn.Embedding(config.n_class, n_features)
         self.to_posterior = nn.Linear(n_features, 2 * config.latent)
         self.from_latent = nn.Linear(config.latent, n_features)
@@ -75,14 +75,13 @@ class Model(nn.Module):
             nn.Unflatten(1, shape),                             # (B, 2 width, H / 4, W / 4)
             nn.ConvTranspose2d(2 * width, width, 4, 2, 1),      # twice the size
             nn.GELU(),
-            nn.ConvTranspose2d(width, n_params, 4, 2, 1),       # (B, n_params, H, W)
-        )
+            nn.ConvTranspose2d(width, n_params, 4, 2, 1))       # (B, n_params, H, W)
 
     def posterior(self, x, label):
         """Return mean and log standard deviation of q(z | x, label): two tensors (B, latent)."""
         h = F.gelu(self.encoder(x) + self.encoder_class_embed(label))           # (B, n_features)
         mean, raw_log_std = self.to_posterior(h).float().chunk(2, 1)
-        return mean, F.logsigmoid(raw_log_std)                  # std < 1, which is the prior's
+        return mean, F.logsigmoid(raw_log_std)                  # std < 1: never wider than the prior
 
     def decode(self, z, label):
         """Return the params of p(x | z, label): (B, n_params, H, W)."""
@@ -90,8 +89,8 @@ class Model(nn.Module):
         return self.decoder(h).float()
 
     def forward(self, image, label, progress=torch.ones(())):
-        """Return sums over images (B, C, H, W) uint8 and labels (B,), in nats. reconstruction + kl is -ELBO;
-        nll bounds -ln p(x | label) more tightly, by k importance samples (Burda et al. 2016, equation 8)."""
+        """Return sums in nats over uint8 images (B, C, H, W) and labels (B,). -ELBO is reconstruction + kl;
+        nll is the tighter bound of Burda et al. (2016, eq. 8). progress: fraction of the run that is over."""
         x = image / 255
         if self.config.likelihood == 'bernoulli':
             x = torch.bernoulli(x)                              # dynamic binarisation: drawn at each step
@@ -110,10 +109,11 @@ class Model(nn.Module):
             else:
                 log_px = logistic_log_prob(params, x)
             log_px = log_px.sum((1, 2, 3))                      # (B,)
-            log_ratio = (eps**2 - z**2) / 2 + log_std           # ln p(z) - ln q(z | x, label)
-            log_weights.append(log_px + log_ratio.sum(1))
+            log_pz = -z**2 / 2                                  # ln p(z) + c
+            log_qz = -eps**2 / 2 - log_std                      # ln q(z | x, label) + c
+            log_weights.append(log_px + (log_pz - log_qz).sum(1))
             reconstruction = reconstruction - log_px.sum() / k
-        nll = math.log(k) - torch.stack(log_weights).logsumexp(0)
+        nll = math.log(k) - torch.stack(log_weights).logsumexp(0)   # - ln of the mean of p(x, z) / q(z | x)
         beta = self.config.beta
         if self.training and self.config.beta_warmup:
             beta = beta * (progress / self.config.beta_warmup).clamp(max=1)
@@ -121,18 +121,20 @@ class Model(nn.Module):
                 'reconstruction': reconstruction, 'kl': kl, 'nll': nll.sum()}
 
     def metrics(self, total):
-        """Return means per image in nats: loss is -ELBO, whatever beta; joint_nll bounds -ln p(x, label)."""
-        means = {name: total[name] / total['count'] for name in ('loss', 'reconstruction', 'kl', 'nll')}
+        """Return means per image in nats. loss is -ELBO; joint_nll bounds -ln p(x, label), hence -ln p(x)."""
+        means = {name: total[name] / total['count'] for name in ('reconstruction', 'kl', 'nll')}
+        loss = means['reconstruction'] + means['kl']
         n_values = self.config.channels * math.prod(self.config.size)
-        means['loss'] = means['reconstruction'] + means['kl']
-        means['bits_per_dim'] = means['loss'] / math.log(2) / n_values
-        means['joint_nll'] = means['nll'] + math.log(self.config.n_class)
-        return means
+        return {'loss': loss, **means, 'bits_per_dim': loss / math.log(2) / n_values,
+                'joint_nll': means['nll'] + math.log(self.config.n_class)}      # all classes equally likely
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):
         """Return latents (B, latent) of uint8 images: the posterior's mean, or with a generator a sample."""
-        z, log_std = self.posterior(image / 255, label)
+        x = image / 255
+        if self.config.likelihood == 'bernoulli':
+            x = x.round()                                       # binary as in training, but not random
+        z, log_std = self.posterior(x, label)
         if generator:
             eps = torch.randn(z.shape, generator=generator, device=z.device)
             z = z + log_std.exp() * eps

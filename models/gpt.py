@@ -75,7 +75,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, config.n_embd, bias=False)
 
     def forward(self, x, rope, kv_cache):
-        """Return y (B, T, n_embd). With a kv_cache (2, B, nh, S, hs) x are the last T of S positions."""
+        """Return y (B, T, n_embd) of x (B, T, n_embd). If a kv_cache (2, B, nh, S, hs) for S positions is
+        given, x holds the last T of them."""
         B, T, _ = x.shape
         nh = self.config.n_head
         hs = self.config.head_size
@@ -96,12 +97,13 @@ class Attention(nn.Module):
         flash = self.config.flash
         if flash == 'auto':
             flash = x.is_cuda                                   # on a CPU the formula below is faster
-        if flash and S == T:
+        if flash and S == T:        # for T < S is_causal is wrong: it lets query t see the keys 0 ... t only
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             scores = q / math.sqrt(hs) @ k.mT                   # (B, nh, T, S)
-            causal = scores.new_full((T, S), -torch.inf).triu(1 + S - T)    # the last query sees every key
-            weights = (scores + causal).softmax(-1)
+            # Query t stands at position S - T + t and sees no later key.
+            causal_mask = scores.new_full((T, S), -torch.inf).triu(1 + S - T)
+            weights = (scores + causal_mask).softmax(-1)
             y = weights @ v                                     # (B, nh, T, hs)
         y = y.transpose(1, 2).flatten(2)                        # (B, T, nh * hs)
         return self.proj(y)                                     # (B, T, n_embd)
@@ -127,7 +129,8 @@ class Block(nn.Module):
 
     def forward(self, x, rope, kv_cache):
         y = self.drop(self.attention(norm(x), rope, kv_cache))
-        x = x.to(y.dtype) + y           # under autocast the residual stream becomes bfloat16 here
+        # To bfloat16 under autocast: less memory traffic, the same loss (results/shakespeare_ablation.md).
+        x = x.to(y.dtype) + y
         return x + self.drop(self.mlp(norm(x)))
 
 
@@ -148,7 +151,9 @@ class Model(nn.Module):
             self.head.weight = self.embed.weight
         for name, weight in self.named_parameters():
             std = 0.02
-            if name.endswith('proj.weight'):    # as in GPT-2: depth does not enlarge the residual stream
+            # The blocks make 2 n_layer additions to the residual stream. These smaller weights keep its
+            # variance independent of depth (GPT-2).
+            if name.endswith('proj.weight'):
                 std = 0.02 / math.sqrt(2 * config.n_layer)
             nn.init.normal_(weight, std=std)
 
@@ -160,8 +165,7 @@ class Model(nn.Module):
         """
         T = tokens.size(1)
         S = T if kv_cache is None else kv_cache.size(-2)
-        if kv_cache is None:
-            kv_cache = [None] * self.config.n_layer
+        caches = [None] * self.config.n_layer if kv_cache is None else kv_cache
         position = torch.arange(S - T, S, device=tokens.device)                 # (T,)
         x = self.embed(tokens)                                                  # (B, T, n_embd)
         rope = None
@@ -171,9 +175,10 @@ class Model(nn.Module):
         elif self.config.pos == 'learned':
             x = x + self.embed_pos(position)
         elif self.config.pos == 'sinusoidal':
-            x = x + 0.02 * sinusoids(position, self.config.n_embd)              # as small as x is at first
+            # The embeddings start with a standard deviation of 0.02: sinusoids up to 1 would drown them.
+            x = x + 0.02 * sinusoids(position, self.config.n_embd)
         x = self.drop(norm(x))
-        for block, block_cache in zip(self.blocks, kv_cache):
+        for block, block_cache in zip(self.blocks, caches):
             x = block(x, rope, block_cache)
         return self.head(norm(x)).float()                                       # (B, T, vocab_size)
 
@@ -182,7 +187,7 @@ class Model(nn.Module):
         logits = self.logits(tokens[:, :-1]).flatten(0, 1)                      # (B * T, vocab_size)
         target = tokens[:, 1:].flatten()                                        # (B * T,)
         loss = F.cross_entropy(logits, target, reduction='sum')
-        count = torch.full_like(loss, target.numel())
+        count = torch.full_like(loss, target.numel())   # a tensor: sums travel between processes together
         return {'loss': loss, 'count': count}
 
     def metrics(self, total):
@@ -195,7 +200,7 @@ class Model(nn.Module):
         """Yield the next token of each row of tokens (B, T): ids (B,), max_new_tokens times.
 
         choose: a function from logits (B, vocab_size) to ids (B,). A context that grows longer than
-        block_size keeps its newer half.
+        block_size is cut to its newer half, so a cache is refilled only every block_size / 2 tokens.
         """
         half = math.ceil(self.config.block_size / 2)
         for _ in range(max_new_tokens):
@@ -234,7 +239,7 @@ def check(config):
             problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
     if not 0 <= config.dropout < 1:
         problems.append(f'dropout must be in [0, 1), got {config.dropout}')
-    if config.n_embd < 4 * config.n_head:       # LayerNorm leaves of 2 numbers only their order
+    if config.n_embd < 4 * config.n_head:       # QK norm of 2 numbers is always (1, -1) or (-1, 1)
         problems.append(f'n_embd {config.n_embd} leaves {config.n_head} heads fewer than 4 numbers each')
     if problems:
         raise ValueError('\n'.join(problems))

@@ -56,17 +56,18 @@ class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions (figure 5, left): (B, C, H, W) -> (B, width, H/stride, W/stride)."""
     expansion = 1
 
-    def __init__(self, in_channels, width, stride, shortcut):
+    def __init__(self, in_channels, width, stride, shortcut_kind):
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride)
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = conv(width, width, 3)
         self.norm2 = nn.BatchNorm2d(width)
-        self.shortcut = shortcut
+        self.shortcut = make_shortcut(shortcut_kind, in_channels, width, stride)
         nn.init.zeros_(self.norm2.weight)       # start with y = 0 (Goyal et al. 2017, arXiv:1706.02677)
 
     def forward(self, x):
-        y = F.relu(self.norm1(self.conv1(x)))   # (B, width, H/stride, W/stride)
+        y = self.conv1(x)                       # (B, width, H/stride, W/stride)
+        y = F.relu(self.norm1(y))
         y = self.norm2(self.conv2(y))
         return F.relu(y + self.shortcut(x))     # equation (1); (2) if the shortcut is a projection
 
@@ -75,7 +76,7 @@ class Bottleneck(nn.Module):
     """1 x 1, 3 x 3, 1 x 1 convolutions (figure 5, right): (B, C, H, W) -> (B, 4 width, H/stride, ...)."""
     expansion = 4
 
-    def __init__(self, in_channels, width, stride, shortcut):
+    def __init__(self, in_channels, width, stride, shortcut_kind):
         super().__init__()
         self.conv1 = conv(in_channels, width, 1)
         self.norm1 = nn.BatchNorm2d(width)
@@ -83,12 +84,14 @@ class Bottleneck(nn.Module):
         self.norm2 = nn.BatchNorm2d(width)
         self.conv3 = conv(width, 4 * width, 1)
         self.norm3 = nn.BatchNorm2d(4 * width)
-        self.shortcut = shortcut
+        self.shortcut = make_shortcut(shortcut_kind, in_channels, 4 * width, stride)
         nn.init.zeros_(self.norm3.weight)       # start with y = 0
 
     def forward(self, x):
-        y = F.relu(self.norm1(self.conv1(x)))   # (B, width, H, W)
-        y = F.relu(self.norm2(self.conv2(y)))   # (B, width, H/stride, W/stride)
+        y = self.conv1(x)                       # (B, width, H, W)
+        y = F.relu(self.norm1(y))
+        y = self.conv2(y)                       # (B, width, H/stride, W/stride)
+        y = F.relu(self.norm2(y))
         y = self.norm3(self.conv3(y))           # (B, 4 width, H/stride, W/stride)
         return F.relu(y + self.shortcut(x))
 
@@ -111,32 +114,34 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        for name in ('mean', 'std'):
-            value = torch.tensor(getattr(config, name))[:, None, None]      # (C, 1, 1)
-            self.register_buffer(name, value, persistent=False)             # not in state_dict: config has it
-        block, width, depths, shortcut_kind = ARCHITECTURES[config.arch]
-        channels = width
-        self.conv = conv(config.channels, channels, 3)
-        self.norm = nn.BatchNorm2d(channels)
+        mean = torch.tensor(config.mean)[:, None, None]         # (C, 1, 1)
+        std = torch.tensor(config.std)[:, None, None]           # (C, 1, 1)
+        self.register_buffer('mean', mean, persistent=False)    # not in state_dict: config has it
+        self.register_buffer('std', std, persistent=False)
+        Block, first_width, depths, shortcut_kind = ARCHITECTURES[config.arch]
+        self.conv = conv(config.channels, first_width, 3)
+        self.norm = nn.BatchNorm2d(first_width)
         self.blocks = nn.ModuleList()
+        in_channels = first_width
         for stage, depth in enumerate(depths):
-            for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1       # a new stage halves height and width
-                out_channels = block.expansion * width
-                shortcut = make_shortcut(shortcut_kind, channels, out_channels, stride)
-                self.blocks.append(block(channels, width, stride, shortcut))
-                channels = out_channels
-            width *= 2                                          # and doubles the width
-        self.head = nn.Linear(channels, config.n_class)
+            width = first_width * 2**stage      # each stage doubles the width
+            stride = 1 if stage == 0 else 2     # and each but the first begins by halving H and W
+            out_channels = Block.expansion * width
+            self.blocks.append(Block(in_channels, width, stride, shortcut_kind))
+            for _ in range(depth - 1):
+                self.blocks.append(Block(out_channels, width, 1, shortcut_kind))
+            in_channels = out_channels          # of the next stage
+        self.head = nn.Linear(out_channels, config.n_class)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):   # He (Kaiming) normal initialisation, arXiv:1502.01852
                 nn.init.kaiming_normal_(module.weight, mode='fan_out', nonlinearity='relu')
         nn.init.zeros_(self.head.weight)        # start at the uniform distribution: the loss is ln n_class
         nn.init.zeros_(self.head.bias)
 
-    def forward_single(self, x):
+    def view_logits(self, x):
         """Return the logits of one view, which is normalised: (B, C, H, W) -> (B, n_class) float32."""
-        x = F.relu(self.norm(self.conv(x)))     # (B, width, H, W)
+        x = self.conv(x)                        # (B, width, H, W)
+        x = F.relu(self.norm(x))
         for block in self.blocks:
             x = block(x)                        # after the last: (B, channels, h, w)
         x = x.mean((2, 3))                      # (B, channels)
@@ -147,21 +152,23 @@ class Model(nn.Module):
         x = (image / 255 - self.mean) / self.std
         tta = self.config.tta
         if self.training or tta == 'none':
-            return self.forward_single(x)
+            return self.view_logits(x)
         views = [x]
         if tta == 'crop':
             padded = F.pad(x, (1, 1, 1, 1), 'reflect')          # (B, C, H + 2, W + 2)
             views.append(padded[..., 2:, 2:])                   # x moved by one pixel, up and left
             views.append(padded[..., :-2, :-2])                 # x moved by one pixel, down and right
         views += [view.flip(3) for view in views]               # the mirror image of each
-        return sum(self.forward_single(view) for view in views) / len(views)
+        logits = [self.view_logits(view) for view in views]
+        return sum(logits) / len(logits)
 
     def forward(self, image, label):
         """Return sums over images (B, C, H, W) uint8 and labels (B,): `loss` is minimised, `nll` is the same
         without label smoothing; `confusion`, in evaluation only, counts (true, predicted) classes."""
         logits = self.logits(image)
-        loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=self.config.label_smoothing)
-        nll = F.cross_entropy(logits, label, reduction='sum')
+        epsilon = self.config.label_smoothing
+        loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=epsilon)
+        nll = F.cross_entropy(logits.detach(), label, reduction='sum')     # reported, never minimised
         count = torch.full_like(nll, len(label))
         predicted = logits.argmax(1)                            # (B,)
         correct = (predicted == label).float().sum()
@@ -174,7 +181,9 @@ class Model(nn.Module):
 
     def metrics(self, total):
         """Return means from the sums over a whole split; in evaluation also the accuracy of each class."""
-        metrics = {'loss': total['nll'] / total['count'], 'accuracy': total['correct'] / total['count']}
+        loss = total['nll'] / total['count']
+        accuracy = total['correct'] / total['count']
+        metrics = {'loss': loss, 'accuracy': accuracy}
         if 'confusion' in total:
             confusion = total['confusion']                      # (n_class, n_class)
             correct = confusion.diagonal()

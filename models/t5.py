@@ -5,10 +5,10 @@ relative positions in place of positional encodings; scores that are not divided
 linear layers; a head that reads x / sqrt(C); more dropout: of attention weights, of hidden units, and at both
 ends of each stack. Version 1.1 has a gated GELU in place of ReLU, and an untied head that reads x as it is.
 
-    src (B, S) -> x (B, S, C) -> n_layer x Layer -> memory: keys and values for each layer of the decoder
-    tgt (B, T) -> x (B, T, C) -> n_layer_decoder x Layer, which also attend to memory -> (B, T, vocab_size)
+    src (B, S) -> x (B, S, C) -> n_layer x Layer -> cross_kv: keys and values for each layer of the decoder
+    tgt (B, T) -> x (B, T, C) -> n_layer_decoder x Layer, which also attend to cross_kv -> (B, T, vocab_size)
 
-C is n_embd, nh is n_head, hs is d_kv; nh * hs may differ from C.
+S and T count tokens, C is n_embd, nh is n_head, hs is d_kv; nh * hs may differ from C.
 Token 1 ends a sentence; token 0 is padding, and the decoder reads it before the first token of a target.
 """
 import math
@@ -105,18 +105,16 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.config.n_head, -1)).transpose(1, 2)     # (B, nh, T, hs)
 
     def keys_values(self, x, kv_cache=None):
-        """Return keys and values of x (B, T, C). With a cache, write them to its end and return it: those of
-        P earlier tokens come first."""
+        """Return keys and values of x (B, T, C). With a kv_cache, write them to its end; return it."""
         k = self.heads(self.k(x))
         v = self.heads(self.v(x))
         kv = torch.stack([k, v])                                            # (2, B, nh, T, hs)
-        if kv_cache is None:
-            return kv
-        T = x.size(1)
-        kv_cache[..., -T:, :] = kv
-        return kv_cache                                                     # (2, B, nh, P + T, hs)
+        if kv_cache is not None:
+            kv_cache[..., -kv.size(3):, :] = kv
+            kv = kv_cache                   # (2, B, nh, P + T, hs), of P earlier tokens and of these
+        return kv
 
-    def weights(self, x, kv, bias):
+    def attention_weights(self, x, kv, bias):
         """Return softmax(q k^T + bias): (B, nh, T, S)."""
         q = self.heads(self.q(x))
         scores = q @ kv[0].mT + bias                                        # (B, nh, T, S)
@@ -132,7 +130,7 @@ class Attention(nn.Module):
             q = self.heads(self.q(x))
             y = F.scaled_dot_product_attention(q, kv[0], kv[1], bias, dropout, scale=1.0)
         else:
-            weights = F.dropout(self.weights(x, kv, bias), dropout)
+            weights = F.dropout(self.attention_weights(x, kv, bias), dropout)
             y = weights @ kv[1]                                             # (B, nh, T, hs)
         y = y.transpose(1, 2).flatten(2)                                    # (B, T, nh * hs)
         return self.o(y)
@@ -171,15 +169,17 @@ class Layer(nn.Module):
         self.norm_mlp = RMSNorm(C)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, bias, memory=None, memory_mask=None, kv_cache=None):
-        """Return x (B, T, C) after all sub-layers: self-attention with `bias` and kv_cache, in the decoder
-        cross-attention to memory (2, B, nh, S, hs) with memory_mask, and the feed-forward network."""
+    def forward(self, x, bias, cross_kv=None, padding_mask=None, kv_cache=None):
+        """Return x (B, T, C) after self-attention with `bias` and kv_cache, in the decoder cross-attention to
+        cross_kv (2, B, nh, S, hs) with padding_mask, and the feed-forward network."""
         h = self.norm_attention(x)
-        kv = self.attention.keys_values(h, kv_cache)
-        x = x + self.drop(self.attention(h, kv, bias))
+        kv = self.attention.keys_values(h, kv_cache)                        # (2, B, nh, P + T, hs)
+        y = self.attention(h, kv, bias)
+        x = x + self.drop(y)
         if self.cross is not None:
             h = self.norm_cross(x)
-            x = x + self.drop(self.cross(h, memory, memory_mask))
+            y = self.cross(h, cross_kv, padding_mask)
+            x = x + self.drop(y)
         h = self.norm_mlp(x)
         return x + self.drop(self.mlp(h))
 
@@ -223,8 +223,8 @@ class Model(nn.Module):
         return bias.permute(2, 0, 1)[None]
 
     def encode(self, src):
-        """Return what `decode` needs of src (B, S): memory, keys and values (2, B, nh, S, hs) for each layer
-        of the decoder, and padding_mask (B, 1, 1, S), -inf at padding."""
+        """Return what `decode` needs of src (B, S): cross_kv, for each layer of the decoder the keys and
+        values (2, B, nh, S, hs) of the encoded source, and padding_mask (B, 1, 1, S), -inf at padding."""
         S = src.size(1)
         is_empty = (src == 0).all(1, keepdim=True)              # (B, 1): all padding. Such a row sees it,
         visible = (src != 0) | is_empty                         # as a softmax over no key would be NaN
@@ -236,22 +236,22 @@ class Model(nn.Module):
         for layer in self.encoder:
             x = layer(x, bias)
         x = self.drop(self.norm_src(x))
-        memory = [layer.cross.keys_values(x) for layer in self.decoder]
-        return memory, padding_mask
+        cross_kv = [layer.cross.keys_values(x) for layer in self.decoder]
+        return cross_kv, padding_mask
 
-    def decode(self, tokens, memory, padding_mask, kv_cache=None):
+    def decode(self, tokens, cross_kv, padding_mask, kv_cache=None):
         """Return logits of the token that follows each of `tokens` (B, T): (B, T, vocab_size), float32.
         kv_cache: for each layer (2, B, nh, P + T, hs), keys and values of P tokens before these, and room for
         those of `tokens`, which are written here. None: no tokens before."""
         T = tokens.size(1)
         P = kv_cache[0].size(3) - T if kv_cache else 0
-        kv_cache = kv_cache or [None] * self.config.n_layer_decoder
+        caches = kv_cache or [None] * self.config.n_layer_decoder
         x = self.drop(self.embed(tokens))                                   # (B, T, C)
-        causal_mask = x.new_full((T, P + T), -torch.inf).triu(P + 1)        # row t sees the columns to P + t
+        causal_mask = x.new_full((T, P + T), -torch.inf).triu(P + 1)        # row t sees columns 0 ... P + t
         bias = self.relative_bias(self.bias_tgt, T, P + T, is_causal=True)  # (1, nh, T, P + T)
         bias = bias + causal_mask
-        for layer, layer_memory, layer_cache in zip(self.decoder, memory, kv_cache):
-            x = layer(x, bias, layer_memory, padding_mask, layer_cache)
+        for layer, layer_cross_kv, layer_cache in zip(self.decoder, cross_kv, caches):
+            x = layer(x, bias, layer_cross_kv, padding_mask, layer_cache)
         x = self.drop(self.norm_tgt(x))
         if self.config.scale_head:
             x = x / math.sqrt(self.config.n_embd)
@@ -262,15 +262,15 @@ class Model(nn.Module):
         return self.decode(decoder_input, *self.encode(src))
 
     def forward(self, src, tgt):
-        """Return sums over the tokens of tgt (B, T), without padding, given src (B, S): `loss` to minimise,
-        `count` of tokens, `nll` in nats, `correct` of those that have the largest logit."""
+        """Return sums over the target tokens tgt (B, T), padding excluded, given src (B, S): `loss` to
+        minimise, `count` of tokens, `nll`, not smoothed, in nats, and `correct` (top-1) predictions."""
         decoder_input = F.pad(tgt[:, :-1], (1, 0))              # 0, then tgt without its last token
         logits = self.logits(src, decoder_input).flatten(0, 1)  # (B * T, vocab_size)
         target = tgt.flatten()                                  # (B * T,)
         not_padding = target != 0
         smoothing = self.config.label_smoothing
         loss = F.cross_entropy(logits, target, ignore_index=0, reduction='sum', label_smoothing=smoothing)
-        nll = F.cross_entropy(logits, target, ignore_index=0, reduction='sum')
+        nll = F.cross_entropy(logits.detach(), target, ignore_index=0, reduction='sum')     # only reported
         is_correct = (logits.argmax(-1) == target) & not_padding
         correct = is_correct.float().sum()
         count = not_padding.float().sum()

@@ -1,12 +1,13 @@
 """The encoder-decoder transformer of "Attention Is All You Need" (Vaswani et al. 2017), for translation.
 
 The encoder reads the source: every token attends to every other. The decoder predicts each target token from
-the target tokens before it (causal self-attention) and from the source (cross-attention).
+the target tokens before it (causal self-attention) and from the source (cross-attention). What differs from
+the paper: LayerNorm before each sub-layer (norm = 'post' is the paper's), smaller embeddings at first.
 
-    src (B, S) -> x (B, S, C) -> n_layer x Layer -> memory: keys and values for each layer of the decoder
-    tgt (B, T) -> x (B, T, C) -> n_layer x Layer, which also attend to memory -> logits (B, T, vocab_size)
+    src (B, S) -> x (B, S, C) -> n_layer x EncoderLayer -> cross_kv: keys and values for each DecoderLayer
+    tgt (B, T) -> x (B, T, C) -> n_layer x DecoderLayer, which also attend to cross_kv -> (B, T, vocab_size)
 
-C is n_embd, nh is n_head, hs is C / nh. Numbers in brackets are sections of the paper.
+S and T count tokens, C is n_embd, nh is n_head, hs is C / nh. Numbers in brackets are sections of the paper.
 Token 1 ends a sentence; token 0 is padding, and the decoder reads it before the first token of a target.
 """
 import math
@@ -50,42 +51,55 @@ class Attention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.config = config
+        self.n_head = config.n_head
+        self.flash = config.flash
         C = config.n_embd
         self.q = nn.Linear(C, C)
         self.kv = nn.Linear(C, 2 * C)
         self.proj = nn.Linear(C, C)
 
     def queries(self, x):
-        q = self.q(x).unflatten(2, (self.config.n_head, -1))                # (B, T, nh, hs)
+        q = self.q(x).unflatten(2, (self.n_head, -1))                       # (B, T, nh, hs)
         return q.transpose(1, 2)                                            # (B, nh, T, hs)
 
-    def keys_values(self, x):
-        kv = self.kv(x).unflatten(2, (2, self.config.n_head, -1))           # (B, S, 2, nh, hs)
-        return kv.permute(2, 0, 3, 1, 4)                                    # (2, B, nh, S, hs)
+    def keys_values(self, x, kv_cache=None):
+        """Return keys and values of x (B, T, C). With a kv_cache, write them to its end; return it."""
+        kv = self.kv(x).unflatten(2, (2, self.n_head, -1))                  # (B, T, 2, nh, hs)
+        kv = kv.permute(2, 0, 3, 1, 4)                                      # (2, B, nh, T, hs)
+        if kv_cache is not None:
+            kv_cache[..., -kv.size(3):, :] = kv
+            kv = kv_cache                   # (2, B, nh, P + T, hs), of P earlier tokens and of these
+        return kv
 
-    def weights(self, x, kv, mask):
+    def attention_weights(self, x, kv, mask):
         """Return softmax(q k^T / sqrt(hs) + mask), equation 1: (B, nh, T, S)."""
         q = self.queries(x)
-        k = kv[0]
-        scores = q / math.sqrt(q.size(-1)) @ k.mT                           # (B, nh, T, S)
+        scores = q / math.sqrt(q.size(-1)) @ kv[0].mT                       # (B, nh, T, S)
         return (scores + mask).softmax(-1)
 
     def forward(self, x, kv, mask):
         """Let x (B, T, C) attend to keys and values kv (2, B, nh, S, hs): (B, T, C)."""
-        flash = self.config.flash
+        flash = self.flash
         if flash == 'auto':
             flash = x.is_cuda                                               # on a CPU equation 1 is faster
         if flash:
-            y = F.scaled_dot_product_attention(self.queries(x), kv[0], kv[1], mask)
+            y = F.scaled_dot_product_attention(self.queries(x), *kv, mask)
         else:
-            y = self.weights(x, kv, mask) @ kv[1]                           # (B, nh, T, hs)
+            y = self.attention_weights(x, kv, mask) @ kv[1]                 # (B, nh, T, hs)
         y = y.transpose(1, 2).flatten(2)                                    # (B, T, C)
         return self.proj(y)
 
 
+def feed_forward(config):
+    """Return a position-wise feed-forward network (3.3): (B, T, C) -> (B, T, n_hidden) -> (B, T, C)."""
+    return nn.Sequential(OrderedDict(
+        fc=nn.Linear(config.n_embd, config.n_hidden),
+        relu=nn.ReLU(),
+        proj=nn.Linear(config.n_hidden, config.n_embd)))
+
+
 class AddNorm(nn.Module):
-    """Dropout, residual connection and LayerNorm around a sub-layer ("Add & Norm" in figure 1)."""
+    """What stands around a sub-layer ("Add & Norm" in figure 1): x -> after(x, sublayer(before(x)))."""
 
     def __init__(self, config):
         super().__init__()
@@ -93,44 +107,49 @@ class AddNorm(nn.Module):
         self.norm = nn.LayerNorm(config.n_embd)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x, sublayer):
-        y = sublayer(self.norm(x) if self.pre else x)   # (B, T, C)
-        x = x.to(y.dtype) + self.drop(y)                # under autocast x takes the dtype of y, bfloat16
+    def before(self, x):
+        return self.norm(x) if self.pre else x
+
+    def after(self, x, y):
+        x = x.to(y.dtype) + self.drop(y)    # bfloat16 under autocast: float32 additions take longer
         return x if self.pre else self.norm(x)
 
 
-class Layer(nn.Module):
-    """A layer of the encoder or, with cross-attention, of the decoder (figure 1: left and right half)."""
-
-    def __init__(self, config, is_decoder):
+class EncoderLayer(nn.Module):
+    def __init__(self, config):
         super().__init__()
-        C = config.n_embd
         self.attention = Attention(config)
-        self.cross = Attention(config) if is_decoder else None
-        self.mlp = nn.Sequential(OrderedDict(           # position-wise feed-forward network (3.3)
-            fc=nn.Linear(C, config.n_hidden),
-            relu=nn.ReLU(),
-            proj=nn.Linear(config.n_hidden, C)))
+        self.mlp = feed_forward(config)
         self.add1 = AddNorm(config)
         self.add2 = AddNorm(config)
-        self.add3 = AddNorm(config) if is_decoder else None
 
-    def forward(self, x, mask, memory=None, memory_mask=None, kv_cache=None):
-        """Return x (B, T, C) after all sub-layers. `mask` and kv_cache are for self-attention,
-        memory (2, B, nh, S, hs) and memory_mask for cross-attention."""
-        def self_attention(x):
-            kv = self.attention.keys_values(x)          # (2, B, nh, T, hs)
-            if kv_cache is not None:                    # (2, B, nh, P + T, hs)
-                T = x.size(1)
-                kv_cache[..., -T:, :] = kv              # after P earlier tokens
-                kv = kv_cache
-            return self.attention(x, kv, mask)
+    def forward(self, x, padding_mask):
+        h = self.add1.before(x)                                             # (B, S, C)
+        y = self.attention(h, self.attention.keys_values(h), padding_mask)
+        x = self.add1.after(x, y)
+        h = self.add2.before(x)
+        return self.add2.after(x, self.mlp(h))
 
-        x = self.add1(x, self_attention)
-        if self.cross is None:
-            return self.add2(x, self.mlp)
-        x = self.add2(x, lambda x: self.cross(x, memory, memory_mask))
-        return self.add3(x, self.mlp)
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention = Attention(config)
+        self.cross = Attention(config)
+        self.mlp = feed_forward(config)
+        self.add1 = AddNorm(config)
+        self.add2 = AddNorm(config)
+        self.add3 = AddNorm(config)
+
+    def forward(self, x, causal_mask, cross_kv, padding_mask, kv_cache=None):
+        """Return x (B, T, C), having attended to itself and kv_cache, and to cross_kv (2, B, nh, S, hs)."""
+        h = self.add1.before(x)
+        kv = self.attention.keys_values(h, kv_cache)                        # (2, B, nh, P + T, hs)
+        x = self.add1.after(x, self.attention(h, kv, causal_mask))
+        h = self.add2.before(x)
+        x = self.add2.after(x, self.cross(h, cross_kv, padding_mask))
+        h = self.add3.before(x)
+        return self.add3.after(x, self.mlp(h))
 
 
 class Model(nn.Module):
@@ -146,8 +165,8 @@ class Model(nn.Module):
         if not config.tie:
             self.embed_tgt = nn.Embedding(config.vocab_size, C)
         self.drop = nn.Dropout(config.dropout)
-        self.encoder = nn.ModuleList(Layer(config, is_decoder=False) for _ in range(config.n_layer))
-        self.decoder = nn.ModuleList(Layer(config, is_decoder=True) for _ in range(config.n_layer))
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layer))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_layer))
         last_norm = nn.LayerNorm if config.norm == 'pre' else nn.Identity   # post: each layer ends with one
         self.norm_src = last_norm(C)
         self.norm_tgt = last_norm(C)
@@ -159,75 +178,71 @@ class Model(nn.Module):
                 nn.init.xavier_uniform_(module.weight)                      # Glorot & Bengio (2010)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # Embeddings, times sqrt(C), are about as large as the positional encoding. As rows of the head they
-        # make the first prediction nearly uniform.
+        # Times sqrt(C) they are as large as the positional encoding; as a head they predict nearly uniformly.
         for embedding in (self.embed_src, self.embed_tgt):
             nn.init.normal_(embedding.weight, std=0.5 / math.sqrt(C))
 
     def embed(self, embedding, tokens, start=0):
         """Return embeddings plus positional encoding: ids (B, T) at positions from `start` -> (B, T, C)."""
-        C = self.config.n_embd
         position = start + torch.arange(tokens.size(1), device=tokens.device)   # (T,)
-        x = embedding(tokens) * math.sqrt(C)
-        return self.drop(x + sinusoids(position, C))
+        x = embedding(tokens) * math.sqrt(self.config.n_embd)                   # (B, T, C)
+        return self.drop(x + sinusoids(position, x.size(2)))
 
     def encode(self, src):
-        """Return what `decode` needs of src (B, S), in which no row is all padding: memory, keys and values
-        (2, B, nh, S, hs) for each layer of the decoder, and padding_mask (B, 1, 1, S), -inf at padding."""
-        padding_mask = torch.where(src != 0, 0.0, -torch.inf)   # (B, S)
+        """Return what `decode` needs of src (B, S), in which no row is all padding: cross_kv, for each layer
+        of the decoder the keys and values (2, B, nh, S, hs) of the encoded source, and padding_mask."""
+        padding_mask = torch.where(src != 0, 0.0, -torch.inf)   # (B, S): no query may see padding
         padding_mask = padding_mask[:, None, None]              # (B, 1, 1, S)
         x = self.embed(self.embed_src, src)                     # (B, S, C)
         for layer in self.encoder:
             x = layer(x, padding_mask)
         x = self.norm_src(x)
-        memory = [layer.cross.keys_values(x) for layer in self.decoder]
-        return memory, padding_mask
+        cross_kv = [layer.cross.keys_values(x) for layer in self.decoder]
+        return cross_kv, padding_mask
 
-    def decode(self, tokens, memory, padding_mask, kv_cache=None):
+    def decode(self, tokens, cross_kv, padding_mask, kv_cache=None):
         """Return logits of the token that follows each of `tokens` (B, T): (B, T, vocab_size), float32.
-
-        kv_cache: for each layer (2, B, nh, P + T, hs). It holds the keys and values of P tokens before these;
-        those of `tokens` are written to the last T places. None: no tokens before.
-        """
+        kv_cache: for each layer (2, B, nh, P + T, hs), keys and values of P tokens before these, and room for
+        those of `tokens`, which are written here. None: no tokens before."""
         T = tokens.size(1)
         P = kv_cache[0].size(3) - T if kv_cache else 0
-        kv_cache = kv_cache or [None] * self.config.n_layer
+        caches = kv_cache or [None] * self.config.n_layer
         x = self.embed(self.embed_tgt, tokens, start=P)                     # (B, T, C)
         causal_mask = x.new_full((T, P + T), -torch.inf).triu(P + 1)        # row t sees columns 0 ... P + t
-        for layer, layer_memory, layer_cache in zip(self.decoder, memory, kv_cache):
-            x = layer(x, causal_mask, layer_memory, padding_mask, layer_cache)
+        for layer, layer_cross_kv, layer_cache in zip(self.decoder, cross_kv, caches):
+            x = layer(x, causal_mask, layer_cross_kv, padding_mask, layer_cache)
         x = self.norm_tgt(x)
         return self.head(x).float()
 
     def logits(self, src, tgt):
         """Return the logits of every token of tgt (B, T) given src (B, S) and the tokens before it."""
-        memory, padding_mask = self.encode(src)
         shifted = F.pad(tgt[:, :-1], (1, 0))                    # 0, then tgt without its last token
-        return self.decode(shifted, memory, padding_mask)       # (B, T, vocab_size)
+        return self.decode(shifted, *self.encode(src))          # (B, T, vocab_size)
 
     def forward(self, src, tgt):
-        """Return sums over the tokens of tgt (B, T), padding excluded, given src (B, S): `loss` to minimise,
-        `count` of tokens, `nll` in nats, `correct`, how many tokens have the largest logit. `real` is the
-        number of tokens of src and tgt together, `room` the same with padding."""
+        """Return sums over the target tokens tgt (B, T), padding excluded, given src (B, S): `loss` to
+        minimise, `count` of tokens, `nll`, not smoothed, in nats, and `correct` (top-1) predictions.
+        `n_tokens` counts the tokens of src and tgt, `n_padded` the same with padding."""
         logits = self.logits(src, tgt).flatten(0, 1)            # (B * T, vocab_size)
         target = tgt.flatten()                                  # (B * T,)
         not_padding = target != 0
         smoothing = self.config.label_smoothing
         loss = F.cross_entropy(logits, target, ignore_index=0, reduction='sum', label_smoothing=smoothing)
-        nll = F.cross_entropy(logits, target, ignore_index=0, reduction='sum')
+        nll = F.cross_entropy(logits.detach(), target, ignore_index=0, reduction='sum')     # only reported
         is_correct = (logits.argmax(-1) == target) & not_padding
         correct = is_correct.float().sum()
         count = not_padding.float().sum()
-        real = src.count_nonzero() + count                      # 0 is padding
-        room = torch.full_like(nll, src.numel() + tgt.numel())
-        return {'loss': loss, 'count': count, 'nll': nll, 'correct': correct, 'real': real, 'room': room}
+        n_tokens = src.count_nonzero() + count                  # 0 is padding
+        n_padded = torch.full_like(nll, src.numel() + tgt.numel())
+        return {'loss': loss, 'count': count, 'nll': nll, 'correct': correct,
+                'n_tokens': n_tokens, 'n_padded': n_padded}
 
     def metrics(self, total):
         """Return means from the sums over a whole split. real_tokens: the fraction that is not padding."""
         loss = total['nll'] / total['count']
         perplexity = math.exp(min(loss, 700))                   # exp(710) overflows
         accuracy = total['correct'] / total['count']
-        real_tokens = total['real'] / total['room']
+        real_tokens = total['n_tokens'] / total['n_padded']
         return {'loss': loss, 'perplexity': perplexity, 'accuracy': accuracy, 'real_tokens': real_tokens}
 
 

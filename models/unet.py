@@ -101,7 +101,7 @@ class Model(nn.Module):
         nn.init.zeros_(self.head.weight)        # every probability starts at 1/2: the first loss is ln 2
         nn.init.zeros_(self.head.bias)
 
-    def forward_single(self, x):
+    def view_logits(self, x):
         """Return the logits of one view, which is normalised: (B, C, H, W) -> (B, 1, H, W) float32."""
         skips = []
         for block, down in zip(self.encoder, self.down):    # zip stops before the bottom, which has no `down`
@@ -119,9 +119,9 @@ class Model(nn.Module):
     def logits(self, image):
         """Return the logit of foreground at each pixel: (B, C, H, W) uint8 -> (B, 1, H, W) float32."""
         x = (image / 255 - self.mean) / self.std
-        logits = self.forward_single(x)
+        logits = self.view_logits(x)
         if self.config.tta == 'flip' and not self.training:
-            mirrored = self.forward_single(x.flip(3))
+            mirrored = self.view_logits(x.flip(3))
             logits = (logits + mirrored.flip(3)) / 2
         return logits
 

@@ -70,7 +70,7 @@ def attention_maps(net, src, tgt):
     weights = {}
 
     def record(module, arguments, output):
-        weights[module] = module.weights(*arguments)        # again: flash attention does not return them
+        weights[module] = module.attention_weights(*arguments)  # again: flash attention returns none
 
     hooks = []
     for kind in modules:

@@ -1,4 +1,4 @@
-"""What against_nanogpt.py and against_plain.py share: the step of train.py, timed in turns with another one.
+"""Time the step of train.py and that of another loop in turns; for against_nanogpt.py and against_plain.py.
 
     ours = Ours(__file__, sys.argv[1:])         # the options: those of the script at __file__ and of train.py
     compare(ours, 'nanoGPT', their_step)        # their_step(step) updates other weights and returns the loss

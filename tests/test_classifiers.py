@@ -141,7 +141,7 @@ def test_the_small_network_is_a_sequence_of_torchs_layers(training):
     layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), net.head]
     x = random_images(5, 3, 33, 17) / 255
     expected = nn.Sequential(*layers)(x)
-    assert (net.forward_single(x) - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (net.view_logits(x) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_a_narrow_network_overfits_64_images():
@@ -187,7 +187,7 @@ def test_each_stage_but_the_first_halves_the_image_and_doubles_the_width_in_its_
     outputs = []
     for block in net.blocks:
         block.register_forward_hook(lambda module, args, output: outputs.append(output))
-    logits = net.forward_single(torch.randn(1, 3, 32, 32))
+    logits = net.view_logits(torch.randn(1, 3, 32, 32))
     expected = []
     first = {'resnet18': 64, 'resnet34': 64, 'resnet50': 256}.get(arch, 16)     # channels of the first stage
     depths = resnet.ARCHITECTURES[arch][2]
@@ -258,9 +258,8 @@ def test_a_block_and_its_gradient_are_those_of_torchs_layers(kind, width, stride
     in_channels = 6
     out_channels = kind.expansion * width
     name = 'zero-pad' if shortcut is resnet.ZeroPadShortcut else 'projection'
-    made = resnet.make_shortcut(name, in_channels, out_channels, stride)
-    assert type(made) is shortcut
-    block = randomize(kind(in_channels, width, stride, made)).train(training)
+    block = randomize(kind(in_channels, width, stride, name)).train(training)
+    assert type(block.shortcut) is shortcut
 
     branch = reference_branch(kind, in_channels, width, stride).train(training)
     weights = [value for name, value in block.state_dict().items() if 'shortcut' not in name]
@@ -347,7 +346,7 @@ def test_images_are_normalised_with_the_mean_and_std_of_each_channel(name, monke
     means = (0.5, 0.25, 0.75)
     stds = (0.1, 0.2, 0.3)
     net = make(name, mean=means, std=stds)
-    monkeypatch.setattr(net, 'forward_single', lambda x: x)
+    monkeypatch.setattr(net, 'view_logits', lambda x: x)
     image = random_images(2)
     normalised = net.logits(image)
     for c in range(3):
@@ -398,11 +397,11 @@ def test_the_metrics_of_an_evaluation_have_the_number_of_views(name, tta, n, mon
     net = make(name, tta=tta, n_class=3)
     views = []
 
-    def forward_single(x):
+    def view_logits(x):
         views.append(x)
         return x.mean((2, 3))                               # three channels instead of three logits
 
-    monkeypatch.setattr(net, 'forward_single', forward_single)
+    monkeypatch.setattr(net, 'view_logits', view_logits)
     image = random_images(2)
     label = torch.tensor([1, 2])
     assert 'views' not in net.metrics(net(image, label))    # training

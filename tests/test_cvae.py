@@ -304,6 +304,7 @@ def test_encode_returns_the_mean_of_the_posterior_or_samples_of_it():
     image, label = random_batch(net, 1)
     mean, log_std = net.posterior(image / 255, label)
     assert torch.equal(net.encode(image, label), mean)
+    assert torch.equal(net.encode(image // 2 + 50, label), mean)        # 50 and 177 are rounded to 0 and 255
     repeated = image.repeat(20_000, 1, 1, 1), label.repeat(20_000)
     z = net.encode(*repeated, torch.Generator().manual_seed(3))
     assert torch.equal(z, net.encode(*repeated, torch.Generator().manual_seed(3)))

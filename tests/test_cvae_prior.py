@@ -376,6 +376,8 @@ def test_encode_returns_the_mean_of_the_posterior_or_samples_of_it():
 
 # --- options
 
-def test_fewer_dct_basis_functions_than_latents_are_an_error():
-    with pytest.raises(ValueError, match='waves must be 0 or at least latent=32, got 31'):
-        cvae_prior.Config(waves=31)
+@pytest.mark.parametrize('fields', [
+    {'waves': 31}, {'waves': -1}, {'waves': 785}, {'waves': 800, 'latent': 790}])
+def test_a_number_of_dct_basis_functions_below_latent_or_above_the_number_of_values_is_an_error(fields):
+    with pytest.raises(ValueError, match='waves must be 0 or from latent=.* to C H W, got'):
+        cvae_prior.Config(**fields)

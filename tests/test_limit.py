@@ -1,5 +1,6 @@
 """max_minutes: how many steps fit, the same for all processes and after a resume; no number changes."""
 import shutil
+import signal
 
 import pytest
 
@@ -106,3 +107,23 @@ def test_a_length_on_the_command_line_replaces_the_time_limit_of_a_config(tmp_pa
     read = lambda *argv: configurator.read_train([str(path), *argv]).options
     assert read()['max_minutes'] == 3 and read(f'--{given}')['max_minutes'] == 0
     assert read(f'--{given}', '--max_minutes=2')['max_minutes'] == 2
+
+
+def signal_while_timing():
+    """Patched into a child: a signal arrives while the evaluation is timed, whose time then means nothing."""
+    evaluate = limit.TimeLimit.time_evaluation
+
+    def interrupted(self):
+        self.run.signal = signal.SIGTERM
+        return evaluate(self)
+
+    limit.TimeLimit.time_evaluation = interrupted
+
+
+def test_a_signal_while_the_evaluation_is_timed_leaves_the_decision_to_the_resumed_run(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--max_iters=60', '--max_minutes=100']
+    code, text = launch('train.py', *argv, env={'PATCH': 'test_limit.signal_while_timing'})
+    assert code == 143 and not events(tmp_path / 'a', 'limit'), text
+    assert load_checkpoint(tmp_path / 'a/last.pt')['limit']['max_iters'] == 0
+    code, text = launch('train.py', *argv)
+    assert code == 0 and [line['max_iters'] for line in events(tmp_path / 'a', 'limit')] == [60], text

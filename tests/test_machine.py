@@ -24,9 +24,9 @@ def test_the_flops_of_linear_layers_are_those_of_their_products(tokens):
     weights = 2 * 12 * C * C + C * V                    # of both blocks, and the head
     attention = 2 * 2 * T * T * C                       # a row's scores and weighted sums, without factor 2
     expected = 3 * 2 * B * (T * weights + attention)    # backward costs twice as much as forward
-    assert machine.count_flops(net, tokens, rows, {}) == pytest.approx(expected, rel=0.01)
+    assert machine.count_flops(net, tokens, rows) == pytest.approx(expected, rel=0.01)
     parts = lambda step: tokens.rows(step, 6, 1).reshape(2, 3)
-    assert machine.step_flops(net, tokens, parts, 0, {}) == pytest.approx(expected, rel=0.01)
+    assert machine.step_flops(net, tokens, parts, 0) == pytest.approx(expected, rel=0.01)
 
 
 def test_counting_changes_neither_gradients_nor_statistics(tmp_path):
@@ -34,7 +34,7 @@ def test_counting_changes_neither_gradients_nor_statistics(tmp_path):
     split = data.load_split(str(tmp_path / 'images'), 'train', ['image', 'label'])
     net = cnn.Model(cnn.Config(width=4, n_class=3))
     before = copy.deepcopy(net.state_dict())
-    assert machine.count_flops(net, split, split.rows(0, 8, 1), {}) > 0
+    assert machine.count_flops(net, split, split.rows(0, 8, 1)) > 0
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from core import checkpoint
-from core.migration import CVAE_PREFIXES, migrate
+from core.migration import CVAE_PREFIXES, migrate, name_averages
 from models import cvae_prior
 
 
@@ -43,3 +43,11 @@ def test_a_warmup_below_1_was_a_fraction(old, steps, fraction):
 def test_a_signed_counter_became_two(streak, good, bad):
     state = migrate({'keys': {}, 'streak': streak, 'stale': 2})
     assert (state['good_steps'], state['bad_steps'], state['evals_since_best']) == (good, bad, 2)
+
+
+def test_averages_of_earlier_revisions_were_a_list_in_the_order_of_the_weights():
+    live = {'a': torch.zeros(1), 'b': torch.zeros(2)}
+    named = name_averages([torch.ones(1), torch.ones(2)], live)
+    assert list(named) == ['a', 'b'] and named['b'].shape == (2,)
+    assert name_averages(named, live) is named
+    assert name_averages([], live) == {}

@@ -43,7 +43,7 @@ class ImageModel(nn.Module):
         self.config = config
         self.fc = nn.Linear(4 * config.channels, config.n_class)
 
-    def forward_single(self, image):
+    def view_logits(self, image):
         mean = torch.tensor(self.config.mean).view(-1, 1, 1)
         std = torch.tensor(self.config.std).view(-1, 1, 1)
         x = (image / 255 - mean) / std
@@ -53,9 +53,9 @@ class ImageModel(nn.Module):
         assert image.dtype == torch.uint8
         assert image.dim() == 4
         assert not torch.is_grad_enabled()
-        logits = self.forward_single(image)
+        logits = self.view_logits(image)
         if self.config.tta == 'flip' and not self.training:
-            logits = (logits + self.forward_single(image.flip(3))) / 2
+            logits = (logits + self.view_logits(image.flip(3))) / 2
         return logits
 
 
@@ -147,7 +147,7 @@ def answers_of(logits_of_row, rows):
 
 
 def image_logits(net):
-    return lambda rows, i: net.forward_single(torch.from_numpy(rows['image'][i:i + 1]))[0]
+    return lambda rows, i: net.view_logits(torch.from_numpy(rows['image'][i:i + 1]))[0]
 
 
 # --- lines
@@ -189,7 +189,7 @@ def test_test_time_augmentation_is_applied_and_named(sampled, tmp_path):
 
     def with_mirrored(rows, i):
         image = torch.from_numpy(rows['image'][i:i + 1])
-        return (net.forward_single(image) + net.forward_single(image.flip(3)))[0] / 2
+        return (net.view_logits(image) + net.view_logits(image.flip(3)))[0] / 2
 
     check_lines(tmp_path / 'x.jsonl', answers_of(with_mirrored, splits['test']))
     with pytest.raises(AssertionError):

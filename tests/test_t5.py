@@ -228,12 +228,12 @@ def test_decoding_with_a_cache_gives_the_same_logits(lengths):
     src, tgt = batch()
     tokens = F.pad(tgt[:, :-1], (1, 0))
     expected = model.logits(src, tokens)
-    memory, mask = model.encode(src)
-    cache = [kv[:, :, :, :0] for kv in memory]
+    cross_kv, mask = model.encode(src)
+    cache = [kv[:, :, :, :0] for kv in cross_kv]
     P = 0
     for T in lengths:
         cache = [F.pad(kv, (0, 0, 0, T)) for kv in cache]
-        found = model.decode(tokens[:, P:P + T], memory, mask, cache)
+        found = model.decode(tokens[:, P:P + T], cross_kv, mask, cache)
         assert close(found, expected[:, P:P + T])
         P += T
 

@@ -17,7 +17,7 @@ import data
 import train
 from conftest import ROOT, TINY, events, losses, until
 from core import optim
-from core.checkpoint import load_checkpoint, save_checkpoint
+from core.checkpoint import load, load_checkpoint, save_checkpoint
 from core.facts import command
 from data import bpe, pairs
 from models import gpt
@@ -201,7 +201,7 @@ def test_evaluation_is_exact_for_a_short_last_batch(toy):
     net = gpt.Model(gpt.Config(vocab_size=11, block_size=16, n_layer=1, n_embd=8, n_head=2))
     nn.init.normal_(net.head.weight)
     plain = torch.autocast('cpu', enabled=False)
-    found = [train.evaluate(net, split, size, plain, {}, 0, lambda: 0)['loss'] for size in (1, 7, 64)]
+    found = [train.evaluate(net, split, size, plain, 0, lambda: 0)['loss'] for size in (1, 7, 64)]
     tokens = torch.from_numpy(np.fromfile(f'{toy}/val.tokens.bin', '<u2').astype(np.int64))
     nll = [net(tokens[i:i + 17][None])['loss'].item() for i in range(0, len(tokens) - 1, 16)]
     assert found == pytest.approx([sum(nll) / (len(tokens) - 1)] * 3, rel=1e-6)
@@ -209,11 +209,11 @@ def test_evaluation_is_exact_for_a_short_last_batch(toy):
 
 
 def test_swap_is_its_own_inverse():
-    weights, average = [nn.Parameter(torch.ones(2))], [torch.zeros(2)]
+    weights, average = {'w': nn.Parameter(torch.ones(2))}, {'w': torch.zeros(2)}
     optim.swap(weights, average)
-    assert weights[0].tolist() == [0, 0] and average[0].tolist() == [1, 1]
+    assert weights['w'].tolist() == [0, 0] and average['w'].tolist() == [1, 1]
     optim.swap(weights, average)
-    assert weights[0].tolist() == [1, 1]
+    assert weights['w'].tolist() == [1, 1]
 
 
 # --- whole runs
@@ -255,7 +255,7 @@ def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimize
     assert all(a['loss'] == b['loss'] and a['step'] == b['step'] for a, b in pairs)
     a, b = (load_checkpoint(tmp_path / name / 'last.pt') for name in ('killed', 'straight'))
     assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
-    assert all(map(torch.equal, a['ema'], b['ema']))
+    assert all(torch.equal(a['ema'][name], b['ema'][name]) for name in a['ema'])
 
 
 def test_evaluations_change_no_training_loss(launch, toy, tmp_path):
@@ -323,9 +323,32 @@ def test_early_stopping_target_and_ema(launch, toy, tmp_path):
     code, text = launch('train.py', *argv, '--ema=0.5', '--target=3')
     assert code == 0, text
     best, last = (load_checkpoint(tmp_path / f'b/{name}.pt') for name in ('best', 'last'))
-    assert torch.equal(best['model']['head.weight'], last['ema'][[*last['model']].index('head.weight')])
+    assert torch.equal(best['model']['head.weight'], last['ema']['head.weight'])
     assert not torch.equal(best['model']['head.weight'], last['model']['head.weight'])
-    assert not any(t.requires_grad for t in last['ema'])
+    assert not any(t.requires_grad for t in last['ema'].values())
+
+
+def test_moving_averages_that_begin_with_a_resumed_run_begin_with_its_weights(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a']
+    launch('train.py', *argv)
+    trained = load_checkpoint(tmp_path / 'a/last.pt')['model']
+    code, text = launch('train.py', *argv, '--init_from=resume', '--ema=0.9', '--max_iters=21',
+                        '--learning_rate=1e-12', '--weight_decay=0')
+    assert code == 0, text
+    for name, average in load_checkpoint(tmp_path / 'a/last.pt')['ema'].items():
+        assert torch.allclose(average, trained[name], atol=1e-6), name
+
+
+def test_a_checkpoint_with_averages_loads_as_the_averages_whatever_its_name(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--ema=0.9', '--keep_interval=20']
+    launch('train.py', *argv)
+    best = load(tmp_path / 'a/best.pt').state_dict()
+    assert load_checkpoint(tmp_path / 'a/best.pt')['best']['step'] == 20
+    for name in 'last.pt', 'step_20.pt':
+        found = load(tmp_path / 'a' / name).state_dict()
+        assert all(torch.equal(best[key], found[key]) for key in best)
+        assert not torch.equal(load_checkpoint(tmp_path / 'a' / name)['model']['head.weight'],
+                               found['head.weight'])
 
 
 def test_the_best_accuracy_is_the_highest_and_a_target_is_reached_from_below(launch, tmp_path):
@@ -514,6 +537,8 @@ SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
           'transformer': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--batch_size=8',
                           '--micro_batch_size=4'],
           'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
+          't5': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--d_kv=8', '--d_ff=32', '--batch_size=8',
+                 '--micro_batch_size=4'],
           'cvae': ['--width=4', '--batch_size=8'],
           'cvae_prior': ['--width=4', '--batch_size=8'],
           'unet': ['--width=2', '--depth=2', '--batch_size=8', '--shift=2']}

@@ -12,7 +12,7 @@ import data
 from conftest import ROOT, TINY
 from core import search
 from data import bpe
-from models.transformer import AddNorm, Attention, Config, Layer, Model, sinusoids
+from models.transformer import AddNorm, Attention, Config, DecoderLayer, EncoderLayer, Model, sinusoids
 from plots.attention import attention_maps
 
 SMALL = dict(vocab_size=11, block_size=12, n_layer=2, n_head=2, n_embd=16, n_hidden=24, dropout=0.0)
@@ -71,7 +71,7 @@ def copy_attention(ours, theirs):
 
 
 def copy_layer(ours, theirs):
-    """Copy the weights of a Layer into torch's TransformerEncoderLayer or TransformerDecoderLayer."""
+    """Copy the weights of our layer, of the encoder or of the decoder, into torch's."""
     copy_attention(ours.attention, theirs.self_attn)
     theirs.linear1.load_state_dict(ours.mlp.fc.state_dict())
     theirs.linear2.load_state_dict(ours.mlp.proj.state_dict())
@@ -95,7 +95,7 @@ def test_attention_equals_torchs_multihead_attention(n_head, flash):
     kv = ours.keys_values(source)
     expected, weights = theirs(x, source, source, key_padding_mask=src == 0, average_attn_weights=False)
     assert close(ours(x, kv, padding_mask(src)), expected)
-    assert close(ours.weights(x, kv, padding_mask(src)), weights)
+    assert close(ours.attention_weights(x, kv, padding_mask(src)), weights)
 
     expected, _ = theirs(x, x, x, attn_mask=causal_mask(5), need_weights=False)
     assert close(ours(x, ours.keys_values(x), causal_mask(5)), expected)
@@ -104,7 +104,7 @@ def test_attention_equals_torchs_multihead_attention(n_head, flash):
 @pytest.mark.parametrize('flash', FLASH)
 @pytest.mark.parametrize('norm', NORMS)
 def test_a_layer_of_the_encoder_equals_torchs_with_its_gradients(norm, flash):
-    ours = randomise(Layer(small_config(norm=norm, flash=flash), is_decoder=False))
+    ours = randomise(EncoderLayer(small_config(norm=norm, flash=flash)))
     theirs = nn.TransformerEncoderLayer(16, 2, 24, 0.0, batch_first=True, norm_first=norm == 'pre')
     copy_layer(ours, theirs)
     src = batch()[0]
@@ -122,7 +122,7 @@ def test_a_layer_of_the_encoder_equals_torchs_with_its_gradients(norm, flash):
 @pytest.mark.parametrize('flash', FLASH)
 @pytest.mark.parametrize('norm', NORMS)
 def test_a_layer_of_the_decoder_equals_torchs_with_its_gradients(norm, flash):
-    ours = randomise(Layer(small_config(norm=norm, flash=flash), is_decoder=True))
+    ours = randomise(DecoderLayer(small_config(norm=norm, flash=flash)))
     theirs = nn.TransformerDecoderLayer(16, 2, 24, 0.0, batch_first=True, norm_first=norm == 'pre')
     copy_layer(ours, theirs)
     src = batch()[0]
@@ -215,7 +215,7 @@ def test_more_padding_changes_neither_sums_nor_gradients(norm, flash):
     assert close(model.logits(*longer)[:, :6], model.logits(src, tgt))
     a = model(src, tgt)
     b = model(*longer)
-    assert b.pop('room') == a.pop('room') + 3 * (3 + 3)
+    assert b.pop('n_padded') == a.pop('n_padded') + 3 * (3 + 3)
     for name in a:
         assert close(b[name], a[name]), name
     parameters = list(model.parameters())
@@ -282,12 +282,12 @@ def test_decoding_part_by_part_with_a_cache_gives_the_same_logits(norm, flash, l
     src, tgt = batch()
     expected = model.logits(src, tgt)
     tokens = F.pad(tgt[:, :-1], (1, 0))
-    memory, mask = model.encode(src)
-    cache = [kv[:, :, :, :0] for kv in memory]                  # no tokens so far
+    cross_kv, mask = model.encode(src)
+    cache = [kv[:, :, :, :0] for kv in cross_kv]                # no tokens so far
     P = 0
     for T in lengths:
         cache = [F.pad(kv, (0, 0, 0, T)) for kv in cache]       # (2, B, nh, P + T, hs)
-        found = model.decode(tokens[:, P:P + T], memory, mask, cache)
+        found = model.decode(tokens[:, P:P + T], cross_kv, mask, cache)
         assert close(found, expected[:, P:P + T])
         P += T
 
@@ -305,7 +305,7 @@ def test_bfloat16_autocast_gives_float32_logits_that_are_nearly_the_same(norm):
 
 
 def test_under_autocast_the_residual_stream_is_bfloat16():
-    layer = Layer(small_config(), is_decoder=False)
+    layer = EncoderLayer(small_config())
     with torch.autocast('cpu', torch.bfloat16):
         assert layer(torch.randn(3, 6, 16), causal_mask(6)).dtype == torch.bfloat16
 
@@ -329,8 +329,8 @@ def test_the_sums_of_a_padded_batch_equal_a_loop_over_rows_without_padding():
     assert sums['loss'].item() == sums['nll'].item() == pytest.approx(nll, rel=1e-5)
     assert sums['count'] == 2 + 5 + 6
     assert sums['correct'] == correct
-    assert sums['real'] == (7 + 4 + 1) + (2 + 5 + 6)
-    assert sums['room'] == 3 * (7 + 6)
+    assert sums['n_tokens'] == (7 + 4 + 1) + (2 + 5 + 6)
+    assert sums['n_padded'] == 3 * (7 + 6)
     total = {name: value.double() for name, value in sums.items()}
     expected = {'loss': nll / 13, 'perplexity': math.exp(nll / 13), 'accuracy': correct / 13,
                 'real_tokens': 25 / 39}
@@ -363,7 +363,7 @@ def test_label_smoothing_does_not_change_what_is_reported():
 
 
 def test_the_perplexity_of_a_huge_loss_is_finite():
-    total = dict(nll=1e9, count=1.0, correct=0.0, real=1.0, room=1.0)
+    total = dict(nll=1e9, count=1.0, correct=0.0, n_tokens=1.0, n_padded=1.0)
     assert math.isfinite(make().metrics(total)['perplexity'])
 
 
@@ -402,11 +402,11 @@ def test_attention_weights_equal_a_slow_computation_in_every_layer(flash):
     masks = {'encoder': padding_mask(src), 'decoder': causal_mask(6), 'cross': padding_mask(src)}
     inputs = {name: record_inputs(modules[name]) for name in modules}
     model.logits(src, tgt)
-    memory, _ = model.encode(src)
+    cross_kv, _ = model.encode(src)
     for name in modules:
         for i, module in enumerate(modules[name]):
             x = inputs[name][i]
-            keys = memory[i][0] if name == 'cross' else module.keys_values(x)[0]        # (B, nh, S, hs)
+            keys = cross_kv[i][0] if name == 'cross' else module.keys_values(x)[0]      # (B, nh, S, hs)
             q = module.q(x).view(3, -1, 2, 8)                                           # (B, T, nh, hs)
             scores = torch.einsum('bthd,bhsd->bhts', q, keys) / math.sqrt(8) + masks[name]
             assert close(maps[name][i], scores.softmax(-1)), (name, i)
@@ -496,7 +496,7 @@ def test_dropout_removes_what_a_sub_layer_adds_but_not_the_residual_connection()
     add_norm = AddNorm(small_config(dropout=0.5))
     torch.manual_seed(0)
     x = torch.randn(4, 8, 16)
-    y = add_norm(x, lambda x: torch.full_like(x, 3.0))
+    y = add_norm.after(x, torch.full_like(x, 3.0))
     dropped = y == x
     kept = y == x + 3.0 / (1 - 0.5)
     assert (dropped | kept).all()

@@ -2,8 +2,8 @@
 
     python data/cifar10/prepare.py
 
-Of the 50,000 images in the training batches 5,000, always the same, are val; the test batch is test. With
-`--val=0` all 50,000 are train, and there is nothing to choose the best model on.
+Of the 50,000 images in the training batches 5,000, always the same, are the validation set; the test batch is
+the test set. With `--val=0` all 50,000 are for training, and no best model can be chosen.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
@@ -18,7 +18,7 @@ from data.archive import unpack
 from data.download import fetch
 
 # --- options
-val = 5000          # images of val, taken from the 50,000; 0: no val
+val = 5000          # images of the validation set, taken from the 50,000; 0: none
 out = 'cifar10'     # name of the data set
 
 URL = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'

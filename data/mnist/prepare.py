@@ -2,8 +2,8 @@
 
     python data/mnist/prepare.py
 
-Of the 60,000 training images 5,000, always the same, are val; the 10,000 others are test. With `--val=0` all
-60,000 are train, and there is nothing to choose the best model on.
+Of the 60,000 training images 5,000, always the same, are the validation set; the 10,000 others are the test
+set. With `--val=0` all 60,000 are for training, and no best model can be chosen.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
@@ -21,7 +21,7 @@ from data import images
 from data.download import fetch
 
 # --- options
-val = 5000      # images of val, taken from the 60,000; 0: no val
+val = 5000      # images of the validation set, taken from the 60,000; 0: none
 out = 'mnist'   # name of the data set
 
 URL = 'https://ossci-datasets.s3.amazonaws.com/mnist/'

@@ -74,4 +74,4 @@ if __name__ == '__main__':
     kinds = {'src': 'ragged', 'tgt': 'ragged'}
     meta_options = {name: options[name] for name in ('tasks', 'max_length', 'n_train', 'seed')}
     data.save(out, splits, kinds, info, tokenizer.json(), meta_options, [])
-    print(f'{data.folder(out)}: {len(train):,} train + 500 val + 500 test rows; {source!r} becomes {target!r}')
+    print(f'{data.folder(out)}: {len(train):,} + 500 + 500 rows; {source!r} becomes {target!r}')
