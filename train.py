@@ -168,10 +168,9 @@ def gradients(net, split, micro_batches, next_rows, autocast, scale, extra_input
 
 @torch.no_grad()
 def evaluate(net, split, batch_size, autocast, seed, stop_requested, every=1):
-    """Return the metrics over all rows of `split`, the same for any number of processes; None if stopped.
+    """Return the metrics over all rows of `split`, or every `every`-th batch; None if stopped.
 
-    every: only each every-th batch, to measure the time.
-    """
+    They are the same for any number of processes."""
     rank, world = processes.rank_and_world()
     batches = split.evaluation_batches(batch_size)[::every]
     n = len(batches)
@@ -308,7 +307,8 @@ if __name__ == '__main__':
         run.restart_rate(state.step)
 
     if eval_only:
-        load_weights(net, evaluated_weights(run.checkpoint))
+        if run.checkpoint:
+            load_weights(net, evaluated_weights(run.checkpoint))
         metrics = evaluate_split(net, eval_split)
         run.print(f'{eval_split} at step {run.first_step}: {format_metrics(metrics)}')
         processes.leave(0)

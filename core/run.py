@@ -53,7 +53,9 @@ class Run:
         self.weights = None
         self.limit = {'start': 0.0, 'max_iters': 0}
         path = ''
-        if options['eval_only']:
+        if options['eval_only'] and self.mode.startswith('hf:'):
+            self.weights = initial_weights(self.mode, settings)
+        elif options['eval_only']:
             path = find_checkpoint(self.path if self.mode in MODES else self.mode)
             self.checkpoint = load_checkpoint(path)
         elif self.mode != 'scratch':
