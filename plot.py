@@ -5,6 +5,7 @@
     python plot.py --what=confusion out/a                            # which class is taken for which
     python plot.py --what=reliability out/a/test.jsonl               # is it right as often as it is sure?
     python plot.py --what=attention out/multi30k --start='A dog runs.'   # which token attended to which
+    python plot.py --what=relative_bias out/t5_multi30k              # how T5's heads weigh distances
     python plot.py --table out/a out/b                               # what each run reached, and when
     python plot.py --name=shakespeare out/a out/b                    # the same, kept in results/ as well
 
@@ -22,11 +23,12 @@ import configurator
 from core.errors import UserError
 from core.record import group_seeds, numbers, read_run
 from core.table import LABELS, tabulate
-from plots import attention, confusion, reliability
+from plots import attention, confusion, relative_bias, reliability
 from plots.figure import COLORS, new_figure, open_axes, save_figure
 
 # --- a plot
-what = 'loss'           # any number in the lines of log.jsonl; or confusion, reliability, attention
+what = 'loss'           # any number in the lines of log.jsonl; or confusion, reliability, attention,
+                        # relative_bias
 x: Literal['step', 'seconds', 'epoch'] = 'step'         # the horizontal axis
 log: Literal['none', 'x', 'y', 'xy'] = 'none'           # the logarithmic axes
 start = ''              # the sentence to translate for attention
@@ -149,7 +151,7 @@ if __name__ == '__main__':
     paths = list(dict.fromkeys(Path(file) for file in settings.files))      # each once
     if not paths:
         raise UserError('of which runs? For example: python plot.py out/a out/b')
-    one_run = what in ('confusion', 'reliability', 'attention')
+    one_run = what in ('confusion', 'reliability', 'attention', 'relative_bias')
     if table or name:
         print_table([read_run(path) for path in paths], name, columns)
     elif not one_run:
@@ -160,5 +162,7 @@ if __name__ == '__main__':
         confusion.draw(read_run(paths[0]), out)
     elif what == 'reliability':
         reliability.draw(paths[0], out)
+    elif what == 'relative_bias':
+        relative_bias.draw(paths[0], out)
     else:
         attention.draw(paths[0], start, layer, out)

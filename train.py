@@ -6,7 +6,8 @@
 
 A data set is a dict of arrays, such as `image` and `label`. A model's forward takes them by name and returns
 sums, because means of unequal parts cannot be added. This file joins the two: what a step does to the weights
-is here and in core/optim.py, which rows it reads is in data/, what a model is in models/.
+is here and in core/optim.py, which rows it reads is in data/, what a model is in models/. Begin reading at
+"4. The loop".
 
 Rows, noise and learning rate of a step follow from the options and the number of the step. So a checkpoint
 needs no state of a random generator, and a run that was killed goes on as if nothing had happened. A batch of
@@ -25,7 +26,7 @@ from functools import partial
 from importlib import import_module
 from typing import Literal
 
-# Threads of GNU OpenMP that wait spin less long than by default, so other programs get the core: speed.md.
+# A waiting OpenMP thread loops before it sleeps. Less long, it leaves the core to others: results/speed.md.
 os.environ.setdefault('GOMP_SPINCOUNT', '3000')         # read when torch is imported
 
 import numpy as np
@@ -44,13 +45,13 @@ from core.limit import TimeLimit
 from core.optim import lr_factor, make_optimizers, swap, update_ema, warmup_steps
 from core.resume import check_data
 from core.run import Run
-from core.state import State, describe, live_weights, pack, saved_buffers, unpack
+from core.state import State, copies, describe, live_weights, pack, saved_buffers, unpack
 from data.augment import Augment
 
 # --- the run
 out_dir = ''            # folder to write to; empty: out/NAME for config/train_NAME.py
-init_from = 'auto'      # auto: resume if unfinished, else begin; scratch: begin, the old run is moved aside;
-                        # resume: go on, also beyond the end; a run, .pt or hf:FOLDER: begin with its weights
+init_from = 'auto'      # auto: resume an unfinished run, else start one; scratch: start, rename the old one;
+                        # resume: go on, also beyond the end; a run, .pt or hf:FOLDER: start with its weights
 eval_only = False       # evaluate eval_split with out_dir's best.pt or init_from; nothing else is done
 eval_split = 'val'      # the split that eval_only reads
 eval_interval = 250     # steps between evaluations on val; each saves last.pt
@@ -161,16 +162,14 @@ def gradients(net, split, micro_batches, next_rows, autocast, scale, extra_input
             scaled = sums['loss'] * scale
             scaled.backward()
         except Exception as error:
-            raise errors.of_a_step(error, len(rows))
+            raise errors.with_advice(error, len(rows))      # out of memory: a smaller micro_batch_size
         total = processes.add(total, sums)
     return total
 
 
 @torch.no_grad()
 def evaluate(net, split, batch_size, autocast, seed, stop_requested, every=1):
-    """Return the metrics over all rows of `split`, or every `every`-th batch; None if stopped.
-
-    They are the same for any number of processes."""
+    """Return the metrics over `split`, or over each every-th batch of it. Return None if stopped."""
     rank, world = processes.rank_and_world()
     batches = split.evaluation_batches(batch_size)[::every]
     n = len(batches)
@@ -185,7 +184,7 @@ def evaluate(net, split, batch_size, autocast, seed, stop_requested, every=1):
         seed_noise(seed, i, *split.name.encode())
         batch = split.batch(batches[i % n], batches[(i + world) % n])
         with autocast:
-            sums = net.forward(**batch)                 # not net(...): a second compiled graph would not pay
+            sums = net.forward(**batch)                 # skips torch.compile, which would not pay here
         total = processes.add(total, sums, weight=float(i < n))
         ask_now = world == 1 or turn % 16 == 0          # to ask other processes costs a message
         if ask_now and stop_requested():
@@ -207,7 +206,7 @@ if __name__ == '__main__':
     options.update(device=device, dtype=dtype, compile=compile)
     check_options(options, settings.fields, world)
     micro_batch_size = micro_batch_size or batch_size // world
-    with run.clock_stopped():
+    with run.clock_stopped():           # meta.json: splits, shapes, tokenizer, info for the model's Config
         meta = data.prepare_if_missing(dataset, prepare, verify)
     check_data(run.checkpoint, meta, options)
     config = model_config(model, settings.fields, meta['info'], dataset)
@@ -219,7 +218,7 @@ if __name__ == '__main__':
         device = processes.join(device)
         agreed = options | dataclasses.asdict(config) | data.hashes(meta)
         processes.check_agreement(agreed | {'checkpoint': run.first_step})
-    kind = device.split(':')[0]         # cpu, cuda or mps
+    kind = torch.device(device).type
     autocast = torch.autocast(kind, getattr(torch, dtype), enabled=dtype != 'float32')
 
     # --- 3. The data, the model, its optimizers.
@@ -234,7 +233,7 @@ if __name__ == '__main__':
     steps_per_epoch = train.steps_per_epoch(batch_size)
     if epochs:
         max_iters = max(1, round(epochs * steps_per_epoch))
-    max_iters = run.limit['max_iters'] or max_iters     # a resumed run ends where it would have ended
+    max_iters = run.limit['max_iters'] or max_iters     # max_minutes has lowered it before this resume
     warmup = warmup_steps(warmup_iters, warmup_fraction, max_iters)
     if warmup_iters >= max_iters:
         run.print(f'warmup_iters {warmup_iters} is cut to {warmup}, to fit {max_iters} steps')
@@ -247,12 +246,11 @@ if __name__ == '__main__':
     trainable = [p for p in net.parameters() if p.requires_grad]
     buffers = saved_buffers(net).values()           # BatchNorm's statistics
     live = live_weights(net)                        # what the moving average follows, {name: tensor}
-    ema_weights = {}
-    if ema:
-        ema_weights = {name: tensor.detach().clone() for name, tensor in live.items()}
+    ema_weights = copies(live) if ema else {}
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype)
     state = State()
-    if dtype == 'float16':      # as GradScaler begins, but our loss is a sum over rows and tokens
+    if dtype == 'float16':
+        # Unscaled, small gradients would become 0. GradScaler begins with 2^16 for a mean; our loss is a sum.
         state.scale = 2.0**16 / (micro_batch_size * max(block_size, 1))
 
     def micro_batches(step):
@@ -275,29 +273,27 @@ if __name__ == '__main__':
         saved = run.save(name, checkpoint | changes)
         return bool(processes.from_first(saved, device))
 
-    def preview(net):
-        """Return a short sample of what the model produces, as text."""
-        return samples.preview(net, meta, splits.get('val', train))
+    preview = partial(samples.preview, meta=meta, split=splits.get('val', train))
 
-    def keep_if_best(metrics):
-        """Record an evaluation on val, and save best.pt if it is the best so far."""
+    def report_and_keep(metrics):
+        """Print and log an evaluation on val; save best.pt, weights alone, if it is the best so far."""
         run.log('eval', step=state.step, split='val', **metrics)
         best = state.new_best(metrics, net.monitor)
         suffix = ', the best so far' if best else ''
         run.print(f'step {state.step}: val {format_metrics(metrics)}{suffix}')
         if best and not save('best.pt', best=best, ema={}, optimizers=[]):
-            best = None                                 # state.best always describes the file that is there
+            best = None                                 # state.best describes the file that is there
         state.record(best)
         if sample_interval and state.step % sample_interval == 0 and state.step < max_iters:
             run.print(preview(net))
 
     def validate():
         """Evaluate on val, with the averaged weights if there are any; save last.pt."""
-        swap(live, ema_weights)
+        swap(live, ema_weights)                         # up to the second swap, net holds the averages
         if 'val' in splits:
             metrics = evaluate_split(net, 'val')
             if metrics:                                 # else a signal came
-                keep_if_best(metrics)
+                report_and_keep(metrics)
         elif state.step == max_iters:                   # without val the last weights are the best
             best = {'name': net.monitor[0], 'value': None, 'step': state.step}
             if save('best.pt', best=best, ema={}, optimizers=[]):
@@ -307,7 +303,7 @@ if __name__ == '__main__':
         run.restart_rate(state.step)
 
     if eval_only:
-        if run.checkpoint:
+        if run.checkpoint:              # else init_from was hf:FOLDER, whose weights net already has
             load_weights(net, evaluated_weights(run.checkpoint))
         metrics = evaluate_split(net, eval_split)
         run.print(f'{eval_split} at step {run.first_step}: {format_metrics(metrics)}')
@@ -323,13 +319,15 @@ if __name__ == '__main__':
         torch._dynamo.config.optimize_ddp = False       # one graph, not one for each bucket of gradients
         net.compile(fullgraph=True, dynamic=train.ragged)
     wrapped = DistributedDataParallel(net, broadcast_buffers=False) if world > 1 else net
-    limit = TimeLimit(max_minutes, run, splits, micro_batch_size, device,
-                      partial(evaluate_split, net), partial(save, 'last.pt'), partial(preview, net))
+    # max_minutes: after 21 steps, or a quarter of the time, it times a part of an evaluation, a save and a
+    # sample, and lowers max_iters to what still fits.
+    time_limit = TimeLimit(max_minutes, run, splits, micro_batch_size, device,
+                           partial(evaluate_split, net), partial(save, 'last.pt'), partial(preview, net))
     stopped = 0                 # the number of the signal that stopped the run
     if state.evaluation_due(eval_interval, max_iters):      # the last process was stopped before it
         validate()
         stopped = stop_requested()
-    rows = micro_batches(state.step)
+    parts = micro_batches(state.step)
 
     # --- 4. The loop.
     while state.step < max_iters and not stopped and not state.out_of_patience(patience):
@@ -340,18 +338,20 @@ if __name__ == '__main__':
         for opt in optimizers:
             for group in opt.param_groups:
                 group['lr'] = lr
-        next_rows = micro_batches(step + 1)
+        next_parts = micro_batches(step + 1)
         old_buffers = [buffer.clone() for buffer in buffers]        # to restore if the step is not finite
         extra_inputs = {}
-        if 'progress' in parameters:
+        if 'progress' in parameters:        # of a VAE, which weighs its KL divergence by it
             extra_inputs['progress'] = torch.full((), step / max_iters, device=device)
 
         # The gradient of (sum of losses) / (sum of counts) over the global batch. The mean is taken here,
         # once: the split into micro-batches and processes cannot change it.
-        sums = gradients(wrapped, train, rows, next_rows[0], autocast, state.scale, extra_inputs)
-        sums['stop'] = torch.full_like(sums['loss'], run.signal > 0)    # travels along, in the same message
+        sums = gradients(wrapped, train, parts, next_parts[0], autocast, state.scale, extra_inputs)
+        # Ctrl-C may reach one process only: its flag travels with the sums, without a message more.
+        sums['stop'] = torch.full_like(sums['loss'], run.signal > 0)
         sums = processes.all_reduce(sums)
-        factor = world / (sums['count'] * state.scale)      # DDP has divided by the number of processes
+        # p.grad is scale * d(sum of losses) / world, since DDP averages. Wanted is d(sum of losses) / count.
+        factor = world / (sums['count'] * state.scale)
         grads = [p.grad for p in trainable]
         torch._foreach_mul_(grads, factor.float())
         sums['grad_norm'] = nn.utils.clip_grad_norm_(trainable, grad_clip or math.inf)
@@ -359,7 +359,7 @@ if __name__ == '__main__':
         stop = sums.pop('stop').item()
         grad_norm = sums.pop('grad_norm').item()
         mean_loss = sums['loss'] / sums['count']
-        objective = mean_loss.item()
+        objective = mean_loss.item()        # what is minimised; the loss of net.metrics has no smoothing
         finite = math.isfinite(grad_norm) and math.isfinite(objective)
 
         # The update. A step that is not finite counts but leaves no trace: a NaN would stay in BatchNorm's
@@ -373,7 +373,7 @@ if __name__ == '__main__':
             for buffer, old in zip(buffers, old_buffers):
                 buffer.copy_(old)
         net.zero_grad()
-        rows = next_rows
+        parts = next_parts
         state.step += 1
         state.adjust_scale(finite, dtype)
 
@@ -385,9 +385,9 @@ if __name__ == '__main__':
         if not finite and dtype != 'float16':       # under float16 this is how the scale finds its value
             run.print(f'WARNING: step {state.step} skipped: loss {objective}, gradient norm {grad_norm}')
         state.raise_if_diverged(dtype, out_dir, learning_rate)
-        limit.count_step()
-        if limit.due():
-            max_iters = limit.decide(state.step, max_iters, eval_interval, config)
+        time_limit.count_step()
+        if time_limit.due():
+            max_iters = time_limit.decide(state.step, max_iters, eval_interval, config)
             warmup = warmup_steps(warmup_iters, warmup_fraction, max_iters)
             save('last.pt')                         # a resumed run keeps to what is decided
         if keep_interval and state.step % keep_interval == 0:
@@ -395,11 +395,11 @@ if __name__ == '__main__':
 
         # Evaluation.
         if stop:
-            stopped = stop_requested()
+            stopped = stop_requested()      # which signal it was; the resumed run evaluates
         elif state.evaluation_due(eval_interval, max_iters):
             validate()
             stopped = stop_requested()
-        elif run.save_due():        # by each process's own clock, so without a message between them
+        elif run.save_due():                # not save(): it waits for all processes, whose clocks differ
             run.save('last.pt', pack(net, ema_weights, optimizers, state, run, options, config, meta))
 
     # --- 5. The end: test is read once, with the best weights; then a sample.

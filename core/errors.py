@@ -39,7 +39,7 @@ def out_of_memory(error):
     return isinstance(error, MemoryError) or 'out of memory' in text or 'allocate memory' in text
 
 
-def of_a_step(error, n_rows):
+def with_advice(error, n_rows):
     """Return the UserError for a training step that failed for want of memory or of a compiler, else `error`.
 
     `n_rows` went through the model at once.

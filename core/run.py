@@ -18,7 +18,7 @@ from core.record import cut_log
 from core.resume import MODES, has_steps_left, initial_weights, merge
 
 
-SAVE_SECONDS = 600      # a run that is killed loses at most so much work
+SAVE_SECONDS = 600      # a run that is killed loses at most this much work
 
 
 class Run:
@@ -26,8 +26,8 @@ class Run:
 
     start: time.monotonic() at which the process began. checkpoint: what to resume, or None. Its options fill
     those of `settings` that were not given. weights: a checkpoint of which only the weights are wanted, or
-    None. limit: from when max_minutes count, in seconds of the run, and the max_iters that fits, 0 if not
-    yet known.
+    None. limit: {'start': the second of the run at which max_minutes begin to count, 'max_iters': the number
+    of steps that fits, 0 until that is decided}.
 
     Raises UserError if the options given would make it another run, SystemExit(0) if the run is finished.
     """
@@ -117,6 +117,7 @@ class Run:
             return
         try:
             self.lock()
+            # The checkpoint was read before the folder was locked: has another process written since?
             if self.mode != 'scratch' and self.mtime != self.last_mtime():
                 raise UserError(f'another process has written to {self.path}; give the command again')
             has_checkpoint = any(self.path.glob('*.pt'))

@@ -12,7 +12,7 @@ from core.migration import name_averages
 
 @dataclasses.dataclass
 class State:
-    """Where a run is: with the weights and the optimizers' moments, all that it takes to go on."""
+    """Where a run is: all that it takes to resume, besides the weights and the optimizers' states."""
     step: int = 0               # steps done
     evaluated: int = 0          # the step of the last evaluation
     best: dict = dataclasses.field(default_factory=dict)    # name, value and step of the best evaluation
@@ -41,7 +41,7 @@ class State:
             self.scale *= 2
 
     def raise_if_diverged(self, dtype, out_dir, learning_rate):
-        """Raise UserError if ten steps in a row, or under float16 any scale, gave no finite gradient."""
+        """Raise UserError if ten steps in a row had no finite gradient; under float16, if no scale helps."""
         if self.scale < 1e-3 or self.bad_steps >= 10 and dtype != 'float16':
             raise UserError(f'diverged: no finite gradient in {self.bad_steps} steps, up to {self.step}',
                             f'{out_dir} keeps what was saved before',
@@ -94,6 +94,11 @@ def live_weights(net):
     return live
 
 
+def copies(tensors):
+    """Return copies of {name: tensor}, outside of any gradient."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
 def pack(net, ema_weights, optimizers, state, run, options, config, meta):
     """Return a checkpoint: all that one needs to go on, or to use the model without the run and the data."""
     return {'format': FORMAT, 'model': net.state_dict(), 'ema': ema_weights,
@@ -116,7 +121,9 @@ def unpack(checkpoint, net, ema_weights, optimizers, dtype, first_scale):
     """Load what pack has written into `net`, the averages and the optimizers; return the State."""
     load_weights(net, checkpoint['model'])
     live = live_weights(net)
-    averages = name_averages(checkpoint['ema'], live) or live       # live: the run has had no averages so far
+    averages = name_averages(checkpoint['ema'], live)
+    if not averages:                    # the run has had none so far: they begin with its weights
+        averages = live
     for name, average in ema_weights.items():
         average.copy_(averages[name])
     for own, saved in zip(optimizers, checkpoint['optimizers'], strict=True):

@@ -75,8 +75,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, config.n_embd, bias=False)
 
     def forward(self, x, rope, kv_cache):
-        """Return y (B, T, n_embd) of x (B, T, n_embd). If a kv_cache (2, B, nh, S, hs) for S positions is
-        given, x holds the last T of them."""
+        """Return y (B, T, n_embd) of x (B, T, n_embd). A kv_cache (2, B, nh, S, hs) begins with the keys and
+        values of S - T earlier positions; those of x are written to its end."""
         B, T, _ = x.shape
         nh = self.config.n_head
         hs = self.config.head_size
@@ -129,7 +129,8 @@ class Block(nn.Module):
 
     def forward(self, x, rope, kv_cache):
         y = self.drop(self.attention(norm(x), rope, kv_cache))
-        # To bfloat16 under autocast: less memory traffic, the same loss (results/shakespeare_ablation.md).
+        # Under autocast y is bfloat16. To add in its dtype keeps the residual stream in bfloat16: less memory
+        # traffic, the same loss (results/shakespeare_ablation.md).
         x = x.to(y.dtype) + y
         return x + self.drop(self.mlp(norm(x)))
 
@@ -160,8 +161,8 @@ class Model(nn.Module):
     def logits(self, tokens, kv_cache=None):
         """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32.
 
-        kv_cache (n_layer, 2, B, nh, S, hs): keys and values of S positions, of which the last T, those of
-        `tokens`, are written here.
+        A kv_cache (n_layer, 2, B, nh, S, hs) begins with the keys and values of S - T earlier tokens; those
+        of `tokens` are written to its end.
         """
         T = tokens.size(1)
         S = T if kv_cache is None else kv_cache.size(-2)
@@ -197,23 +198,26 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def generate(self, tokens, max_new_tokens, choose):
-        """Yield the next token of each row of tokens (B, T): ids (B,), max_new_tokens times.
+        """Yield the next token of each row of tokens (B, S): ids (B,), max_new_tokens times.
 
         choose: a function from logits (B, vocab_size) to ids (B,). A context that grows longer than
-        block_size is cut to its newer half, so a cache is refilled only every block_size / 2 tokens.
+        block_size is cut to its newer half. This is the plain loop, against which generate_cached is tested.
         """
         half = math.ceil(self.config.block_size / 2)
         for _ in range(max_new_tokens):
             if tokens.size(1) > self.config.block_size:
                 tokens = tokens[:, -half:]
-            logits = self.logits(tokens)                                        # (B, T, vocab_size)
+            logits = self.logits(tokens)                                        # (B, S, vocab_size)
             next_token = choose(logits[:, -1])                                  # (B,)
             yield next_token
-            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, T + 1)
+            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, S + 1)
 
     @torch.inference_mode()
     def generate_cached(self, tokens, max_new_tokens, choose):
-        """Yield what `generate` yields, but read each token once: its keys and values are kept."""
+        """Yield what `generate` yields, but keep the keys and values of tokens instead of reading them again.
+
+        Cutting half of a context refills the cache, so that happens every block_size / 2 tokens.
+        """
         config = self.config
         half = math.ceil(config.block_size / 2)
         shape = config.n_layer, 2, len(tokens), config.n_head, config.block_size, config.head_size
@@ -223,12 +227,12 @@ class Model(nn.Module):
             if tokens.size(1) > config.block_size:
                 tokens = tokens[:, -half:]
                 n_cached = 0                    # positions have changed, and with them keys and values
-            T = tokens.size(1)
-            logits = self.logits(tokens[:, n_cached:], kv_cache[..., :T, :])
+            S = tokens.size(1)
+            logits = self.logits(tokens[:, n_cached:], kv_cache[..., :S, :])
             next_token = choose(logits[:, -1])                                  # (B,)
             yield next_token
-            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, T + 1)
-            n_cached = T
+            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, S + 1)
+            n_cached = S
 
 
 def check(config):

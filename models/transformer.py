@@ -2,12 +2,13 @@
 
 The encoder reads the source: every token attends to every other. The decoder predicts each target token from
 the target tokens before it (causal self-attention) and from the source (cross-attention). What differs from
-the paper: LayerNorm before each sub-layer (norm = 'post' is the paper's), smaller embeddings at first.
+the paper: LayerNorm before each sub-layer (norm = 'post' is the paper's), embeddings initialised smaller.
 
     src (B, S) -> x (B, S, C) -> n_layer x EncoderLayer -> cross_kv: keys and values for each DecoderLayer
     tgt (B, T) -> x (B, T, C) -> n_layer x DecoderLayer, which also attend to cross_kv -> (B, T, vocab_size)
 
-S and T count tokens, C is n_embd, nh is n_head, hs is C / nh. Numbers in brackets are sections of the paper.
+T queries attend to S keys: S source tokens, or in the decoder's self-attention P + T target tokens, of which
+P were read before. C is n_embd, nh is n_head, hs is C / nh. Numbers in brackets are sections of the paper.
 Token 1 ends a sentence; token 0 is padding, and the decoder reads it before the first token of a target.
 """
 import math
@@ -99,7 +100,10 @@ def feed_forward(config):
 
 
 class AddNorm(nn.Module):
-    """What stands around a sub-layer ("Add & Norm" in figure 1): x -> after(x, sublayer(before(x)))."""
+    """What stands around a sub-layer ("Add & Norm" in figure 1): x -> after(x, sublayer(before(x))).
+
+    That is x + sublayer(norm(x)) with norm = 'pre', and norm(x + sublayer(x)) with 'post'.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -111,7 +115,8 @@ class AddNorm(nn.Module):
         return self.norm(x) if self.pre else x
 
     def after(self, x, y):
-        x = x.to(y.dtype) + self.drop(y)    # bfloat16 under autocast: float32 additions take longer
+        # Under autocast y is bfloat16; to add in its dtype takes less memory traffic.
+        x = x.to(y.dtype) + self.drop(y)
         return x if self.pre else self.norm(x)
 
 
@@ -178,7 +183,8 @@ class Model(nn.Module):
                 nn.init.xavier_uniform_(module.weight)                      # Glorot & Bengio (2010)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # Times sqrt(C) they are as large as the positional encoding; as a head they predict nearly uniformly.
+        # Small at first, for two reasons: times sqrt(C) in `embed`, embeddings are about as large as the
+        # sinusoids; and small weights of the head give small logits, a nearly uniform prediction.
         for embedding in (self.embed_src, self.embed_tgt):
             nn.init.normal_(embedding.weight, std=0.5 / math.sqrt(C))
 
@@ -189,8 +195,8 @@ class Model(nn.Module):
         return self.drop(x + sinusoids(position, x.size(2)))
 
     def encode(self, src):
-        """Return what `decode` needs of src (B, S), in which no row is all padding: cross_kv, for each layer
-        of the decoder the keys and values (2, B, nh, S, hs) of the encoded source, and padding_mask."""
+        """Return what `decode` needs of src (B, S): cross_kv, for each layer of the decoder the keys and
+        values (2, B, nh, S, hs) of the source, and padding_mask. A row of padding alone would give NaN."""
         padding_mask = torch.where(src != 0, 0.0, -torch.inf)   # (B, S): no query may see padding
         padding_mask = padding_mask[:, None, None]              # (B, 1, 1, S)
         x = self.embed(self.embed_src, src)                     # (B, S, C)
