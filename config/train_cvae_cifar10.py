@@ -1,6 +1,8 @@
 """The textbook conditional VAE on CIFAR-10, whose pixels are logistic distributions cut into 256 bins.
 
-config/train_cvae_prior_cifar10.py trains the larger model, with what makes photographs obey their label.
+5.37 bits per dimension on the validation and the test set (one run), after four and a half minutes on two CPU
+cores: results/cvae.md. config/train_cvae_prior_cifar10.py trains the larger model, with what makes
+photographs obey their label.
 """
 dataset = 'cifar10'
 flip = 'random'

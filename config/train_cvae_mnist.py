@@ -1,6 +1,8 @@
 """The textbook conditional VAE on MNIST, whose pixels are binarised dynamically.
 
-config/train_cvae_prior_mnist.py trains the larger model, with a Gaussian prior for each class.
+Minus the ELBO is 90.2 nats per image on the validation set and 89.4 on the test set (one run), after two
+minutes on two CPU cores: results/cvae.md. config/train_cvae_prior_mnist.py trains the larger
+model, with a Gaussian prior for each class.
 """
 dataset = 'mnist'
 channels_last = True

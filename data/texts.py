@@ -1,0 +1,209 @@
+"""Labelled texts: read from a TSV or CSV file, held out, and saved.
+
+    rows = read_table(Path('mail.tsv'), text='body', label='folder')    # [Row('Hi ...', 'spam', ...), ...]
+    splits = hold_out(rows, val=0.1, test=0.1, seed=0)                  # {'train': rows, ...}
+    save('mail', splits, vocab_size=8000)
+
+A row of the data set is `text`, ragged ids of byte pair encoding, and `label`, the number of a class. The BPE
+is learned on train alone. Texts are stored whole; the reader cuts what is longer than block_size.
+"""
+import csv
+import io
+from typing import NamedTuple
+
+import numpy as np
+
+import data
+from core.errors import UserError
+from data import bpe
+from data.pairs import TokenRows, number_of
+
+DELIMITERS = {'tab': '\t', 'comma': ',', 'semicolon': ';', 'bar': '|'}
+SUFFIXES = {'.tsv': '\t', '.tab': '\t', '.csv': ','}
+SAMPLE = 100_000        # characters in which the delimiter is looked for
+
+
+class Row(NamedTuple):
+    text: str
+    label: str      # name of the class
+    where: str      # file and line, for messages
+
+
+# --- files
+
+def read_table(file, text='text', label='label', header=False, delimiter='auto', quotes=True):
+    """Return the Rows of a TSV or CSV file, as Python's csv module reads it.
+
+    `text` and `label` are columns: names in the first line, or numbers from 1 on. `header`: the first line
+    has names although the columns are numbers. `delimiter`: a key of DELIMITERS, or auto. `quotes`: whether
+    quotes enclose a column, which may then hold tabs, commas and new lines. Raises UserError, with file and
+    line, for rows that differ in their number of columns, an empty text or label, NUL, and bytes that are not
+    UTF-8.
+    """
+    content = read_text(file)
+    if delimiter == 'auto':
+        delimiter = find_delimiter(file, content)
+    else:
+        delimiter = DELIMITERS[delimiter]
+    table = list(read_columns(file, content, delimiter, quotes))
+    if not table:
+        raise UserError(f'{file}: expected rows, found none', code=3)
+    _, first = table[0]
+    text_column = find_column('text', text, first, file)
+    label_column = find_column('label', label, first, file)
+    if text_column == label_column:
+        raise UserError(f'--text={text} --label={label}: expected two columns')
+    if header or not (text.isdigit() and label.isdigit()):
+        table = table[1:]
+    rows = []
+    for line, columns in table:
+        where = f'{file}: line {line:,}'
+        row = Row(columns[text_column].strip(), columns[label_column].strip(), where)
+        if not row.text or not row.label:
+            raise UserError(f'{where}: expected a text and a label, found an empty one', code=3)
+        rows.append(row)
+    return rows
+
+
+def read_text(file):
+    """Return the text of a UTF-8 file; a byte order mark is dropped."""
+    try:
+        content = file.read_bytes()
+        text = content.decode('utf-8-sig')
+    except OSError as error:
+        raise UserError(f'{file}: {error.strerror}', code=3)
+    except UnicodeDecodeError as error:
+        line = error.object.count(b'\n', 0, error.start) + 1
+        byte = error.object[error.start]
+        raise UserError(f'{file}: line {line:,}: expected UTF-8 text, found byte 0x{byte:02x}', code=3)
+    if '\0' in text:
+        line = text.count('\n', 0, text.index('\0')) + 1
+        raise UserError(f'{file}: line {line:,}: expected text, found a NUL byte', code=3)
+    return text
+
+
+def find_delimiter(file, content):
+    """Return the delimiter that the name of a file implies or, for other names, that its text suggests."""
+    delimiter = SUFFIXES.get(file.suffix.lower())
+    if delimiter:
+        return delimiter
+    try:
+        return csv.Sniffer().sniff(content[:SAMPLE], ''.join(DELIMITERS.values())).delimiter
+    except csv.Error:
+        raise UserError(f'{file}: no delimiter is found: give --delimiter={"|".join(DELIMITERS)}', code=3)
+
+
+def read_columns(file, content, delimiter, quotes):
+    """Yield (number of its first line, list of its columns) of each row; blank lines are none."""
+    csv.field_size_limit(2**31 - 1)         # characters in a column; by default 131,072
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    lines = io.StringIO(content, newline='')            # newline='': those inside quotes stay as they are
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    width = 0
+    line = 1
+    try:
+        for columns in reader:
+            width = width or len(columns)
+            if columns and len(columns) != width:
+                raise UserError(f'{file}: line {line:,}: expected {width} columns as in the first line, found '
+                                f'{len(columns)}', code=3)
+            if columns:
+                yield line, columns
+            line = reader.line_num + 1
+    except csv.Error as error:              # strict: a quote that is not closed would swallow the rows below
+        advice = '; if quotes are text like any other: --quotes=False' if quotes else ''
+        raise UserError(f'{file}: line {line:,}: {error}{advice}', code=3)
+
+
+def find_column(option, name, first, file):
+    """Return the index of the column `name`, a name in the first row or a number from 1 on."""
+    if name in first:
+        return first.index(name)
+    if name.isdigit() and 1 <= int(name) <= len(first):
+        return int(name) - 1
+    found = ', '.join(repr(column[:40]) for column in first)
+    raise UserError(f'{file}: line 1: expected a column {name!r}, found {found}',
+                    f'give its name, or its number if the first line has no names: --{option}=1', code=3)
+
+
+# --- splits
+
+def hold_out(rows, val, test, seed):
+    """Return {'train': rows, 'val': rows, 'test': rows} of a list of Rows.
+
+    `val` and `test` are fractions of the different texts or, from 1 on, numbers of them; 0 is no such split.
+    A text is held out with all its copies. Raises UserError unless train keeps a text.
+    """
+    texts = sorted({row.text for row in rows})
+    n_val = number_of(val, len(texts))
+    n_test = number_of(test, len(texts))
+    if min(val, test) < 0 or n_val + n_test >= len(texts):
+        raise UserError(f'val={val:g} and test={test:g}: expected numbers that leave train some of '
+                        f'{len(texts):,} different texts')
+    order = np.random.default_rng(seed).permutation(len(texts))
+    split_of = {}
+    for i in order[:n_val]:
+        split_of[texts[i]] = 'val'
+    for i in order[n_val:n_val + n_test]:
+        split_of[texts[i]] = 'test'
+    splits = {'train': [], 'val': [], 'test': []}
+    for row in rows:
+        split = split_of.get(row.text, 'train')
+        splits[split].append(row)
+    return {split: rows for split, rows in splits.items() if rows}
+
+
+def find_classes(splits):
+    """Return the sorted names of the classes of train.
+
+    Raises UserError if there is only one, or if another split has a class that train has not.
+    """
+    classes = sorted({row.label for row in splits['train']})
+    for split, rows in splits.items():
+        for row in rows:
+            if row.label not in classes:
+                raise UserError(f'{row.where}: this row of {split} is of class {row.label!r}, of which train '
+                                'has no row; another --seed draws other rows', code=3)
+    if len(classes) < 2:
+        where = splits['train'][0].where
+        raise UserError(f'{where}: class {classes[0]!r}, as every other row: expected two classes or more',
+                        code=3)
+    return classes
+
+
+# --- data sets
+
+def save(out, splits, vocab_size, options={}, source=[]):
+    """Save {split: Rows} as ragged `text` and `label`, with a BPE of `vocab_size` ids in total.
+
+    Prints numbers of rows and of classes, lengths, and how many held-out texts are in train as well. Raises
+    UserError as `find_classes` does.
+    """
+    classes = find_classes(splits)
+    number = {name: i for i, name in enumerate(classes)}
+    tokenizer = bpe.train((row.text for row in splits['train']), vocab_size)
+    arrays = {}
+    for split, rows in splits.items():
+        tokens = TokenRows(tokenizer.vocab_size)
+        for row in rows:
+            tokens.append(tokenizer.encode(row.text))
+        arrays[split] = {'text': tokens, 'label': np.array([number[row.label] for row in rows])}
+    info = {'vocab_size': tokenizer.vocab_size, 'n_class': len(classes), 'classes': classes}
+    data.save(out, arrays, {'text': 'ragged'}, info, tokenizer.json(), options, source)
+    print_summary(out, splits, arrays, classes)
+
+
+def print_summary(out, splits, arrays, classes):
+    """Print what `save` promises to."""
+    counts = ' + '.join(f'{len(rows):,} {split}' for split, rows in splits.items())
+    print(f'{data.folder(out)}: {counts} texts of {len(classes)} classes')
+    for name, count in zip(classes, np.bincount(arrays['train']['label'])):
+        print(f'  {name}: {count:,} texts of train')
+    lengths = np.diff(arrays['train']['text'].offsets)
+    print(f'a text of train has {lengths.mean():.1f} tokens on average, {np.percentile(lengths, 95):.0f} or '
+          f'fewer in 95%, {lengths.max():,} at most')
+    train = {row.text for row in splits['train']}
+    for split, rows in splits.items():
+        if split != 'train':
+            repeated = sum(row.text in train for row in rows)
+            print(f'{repeated:,} texts of {split} are in train as well')
