@@ -1,14 +1,15 @@
-"""Show what a trained model produces: text, translations, classes, masks or images.
+"""Show what a trained model produces: text, translations, classes of texts or images, masks, images.
 
     python sample.py --out_dir=out/shakespeare --start='ROMEO:' --num_samples=3
     python sample.py --out_dir=out/multi30k --start='A dog runs.'
     python sample.py --out_dir=out/multi30k --split=test --beam=4 --bleu
+    python sample.py --out_dir=out/imdb --start='A dull film.'       # positive or negative, and how surely
     python sample.py --out_dir=out/cifar10_cnn                      # 25 test images, each with its class
     python sample.py --out_dir=out/pets_mp_tr_bce --start=photo.jpg # where the pet is
     python sample.py --out_dir=out/cvae_mnist --grid=wrong_label    # a 7 as a 3 in the same style
 
 Each kind has options of its own. They stand at the top of its file: samples/text.py, samples/translation.py,
-samples/classes.py, samples/masks.py, samples/images.py. To list them with those below:
+samples/labels.py, samples/classes.py, samples/masks.py, samples/images.py. To list them with those below:
 
     python sample.py --out_dir=out/shakespeare --help
 

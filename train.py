@@ -196,7 +196,7 @@ def evaluate(net, split, batch_size, autocast, seed, stop_requested, every=1):
 
 
 if __name__ == '__main__':
-    # --- 1. The options. Everything is checked before anything is written.
+    # --- 1. The options. All is checked before out_dir is touched; a missing data set is prepared.
     settings = configurator.read_train(sys.argv[1:])
     run = Run(settings, start)
     options = settings.options

@@ -79,10 +79,15 @@ def load_pretrained(path):
     if name not in PRETRAINED:
         known = ' or '.join(PRETRAINED)
         raise UserError(f'{path}: expected model_type {known} in config.json, found {name!r}')
-    model = import_module(f'models.{name}').Model.from_pretrained(folder)
+    try:
+        model = import_module(f'models.{name}').Model.from_pretrained(folder)
+    except ValueError as error:         # of its Config
+        raise UserError(f'{path}: config.json: {error}')
     tokenizer = pretrained.read_tokenizer(folder)
-    tasks = hf_config.get('task_specific_params') or {}
-    prefixes = [task['prefix'] for task in tasks.values() if 'prefix' in task]
+    tasks = hf_config.get('task_specific_params')
+    prefixes = []
+    if isinstance(tasks, dict):
+        prefixes = [task['prefix'] for task in tasks.values() if 'prefix' in task]
     return {'format': FORMAT, 'model': model.state_dict(), 'keys': {'model': name, 'init_from': path},
             'config': dataclasses.asdict(model.config), 'step': 0, 'seconds': 0.0, 'done': False, 'data': {},
             'info': {'prefixes': prefixes}, 'tokenizer': tokenizer and tokenizer.json()}
@@ -184,7 +189,10 @@ def build_model(checkpoint, device='cpu'):
 
 def evaluated_weights(checkpoint):
     """Return the weights that an evaluation is of, by name: the moving averages, where there are any."""
-    return checkpoint['model'] | dict(checkpoint.get('ema') or {})
+    ema = checkpoint.get('ema') or {}
+    if isinstance(ema, list):           # of an earlier revision, without names
+        ema = {}
+    return checkpoint['model'] | ema
 
 
 def model_config(model, fields, info={}, dataset=''):

@@ -15,8 +15,8 @@ class UserError(Exception):
         0 done                          5 out of memory
         1 a bug, with a traceback       6 the loss diverged
         2 configuration                 7 the target was missed
-        3 data or network               130 interrupted (SIGINT) and saved
-        4 something cannot be saved     143 terminated (SIGTERM) and saved
+        3 data or network               130 interrupted (SIGINT)
+        4 something cannot be saved     143 terminated (SIGTERM)
     """
 
     def __init__(self, *lines, code=2):

@@ -5,6 +5,7 @@
 Then, with transformers: T5ForConditionalGeneration.from_pretrained('FOLDER'). A model can be exported if
 data/pretrained_MODEL.py knows its names there.
 """
+import os
 import sys
 from importlib import import_module
 
@@ -18,6 +19,8 @@ from data.unigram import Unigram
 
 def export(path, folder):
     """Write the model of a run folder or .pt file, and its tokenizer if transformers knows the kind."""
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise UserError(f'{folder} exists: give a folder that is new or empty')
     file = find_checkpoint(path)
     checkpoint = load_checkpoint(file)
     name = checkpoint['keys']['model']

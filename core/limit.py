@@ -9,21 +9,22 @@ from bisect import bisect_right
 from core import processes
 from core.facts import command
 
-MEASURED_STEPS = 21     # of a process, after which its speed is known; the first one may compile
-FEW_STEPS = 200         # a run of fewer teaches a smaller model more
+MEASURED_STEPS = 21     # a process knows its speed after this many steps; the first one may compile
+FEW_STEPS = 200         # in a run with fewer steps a smaller model learns more
 MARGIN = 0.97           # of the time is planned for: not every step takes as long as the first ones
 
 
 def steps_that_fit(seconds, step, max_iters, eval_interval, step_seconds, eval_seconds):
     """Return the largest max_iters whose run ends within `seconds` after `step`: from `step` to `max_iters`.
 
-    There is an evaluation every `eval_interval` steps and one at the end. Samples and checkpoints that
-    options ask for in between are not planned for.
+    There is an evaluation every `eval_interval` steps, that of `step` included, and one at the end. Samples
+    and checkpoints that options ask for in between are not planned for.
     """
     def cost(last):
-        evaluations = math.ceil(last / eval_interval) - step // eval_interval
+        evaluations = math.ceil(last / eval_interval) - (step - 1) // eval_interval
         return (last - step) * step_seconds + evaluations * eval_seconds
 
+    # The cost rises with `last`, so bisection counts the values of `last` that stay within the limit.
     return step + bisect_right(range(step + 1, max_iters + 1), seconds, key=cost)
 
 
@@ -43,15 +44,18 @@ class TimeLimit:
         self.evaluate = evaluate
         self.save = save
         self.preview = preview
-        self.times = [run.seconds]      # when the first step of this process began, and when each one ended
+        self.last_end = run.seconds     # when the last step ended
+        self.durations = []             # of the steps of this process, in seconds
 
     def count_step(self):
-        """Note that a step has ended."""
-        self.times.append(self.run.seconds)
+        """Note that a step has ended. What evaluations took since the step before does not count."""
+        now = self.run.seconds
+        self.durations.append(now - max(self.last_end, self.run.evaluation_end))
+        self.last_end = now
 
     def due(self):
         """Return whether to decide now: after the 21st step of this process, or sooner if it is slow."""
-        steps = len(self.times) - 1
+        steps = len(self.durations)
         if self.minutes == 0 or self.run.limit['max_iters'] or steps > MEASURED_STEPS:
             return False
         quarter = self.run.limit['start'] + 0.25 * 60 * self.minutes        # in seconds
@@ -73,8 +77,8 @@ class TimeLimit:
         run.log('limit', step, max_iters=most, step_seconds=step_seconds, eval_seconds=eval_seconds,
                 end_seconds=end_seconds)
         if most < max_iters:
-            run.print(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, expect a '
-                      f'higher loss than after all; for all: {command(max_minutes=0)}')
+            run.print(f'max_minutes = {self.minutes:g}: {most:,} of {max_iters:,} steps fit, so the loss is '
+                      f'higher; for all steps: {command(max_minutes=0)}')
             smaller = smaller_model(config, run.path)
             if most < FEW_STEPS and smaller:
                 run.print(f'so few steps teach a smaller model more: {smaller}')
@@ -97,8 +101,8 @@ class TimeLimit:
 
     def step_seconds(self):
         """Return the seconds of a step, without the first one if there are others."""
-        times = self.times[1:] if len(self.times) > 2 else self.times
-        return (times[-1] - times[0]) / (len(times) - 1)
+        durations = self.durations[1:] or self.durations
+        return sum(durations) / len(durations)
 
 
 def seconds_of(function, *arguments):

@@ -37,7 +37,7 @@ def merge(settings, checkpoint, path, mode):
             continue
         changes[name] = f'{name}: {saved.get(name)!r} there, {now[name]!r} given in {where}'
         decides_on_shapes = name in fields and not isinstance(fields[name], float)      # dropout does not
-        if name in FIXED or decides_on_shapes and not options['eval_only']:
+        if (name in FIXED or decides_on_shapes) and not options['eval_only']:
             errors.append(changes[name])
     if mode not in MODES and not options['eval_only'] and mode != saved['init_from']:
         errors.append(f'init_from: {saved["init_from"]!r} there, {mode!r} given')

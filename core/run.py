@@ -23,7 +23,6 @@ SAVE_SECONDS = 600      # a run that is killed loses at most this much work
 
 class Run:
     """The run in the `out_dir` of `settings`. Only the first process writes; the others read and keep silent.
-
     start: time.monotonic() at which the process began. checkpoint: what to resume, or None. Its options fill
     those of `settings` that were not given. weights: a checkpoint of which only the weights are wanted, or
     None. limit: {'start': the second of the run at which max_minutes begin to count, 'max_iters': the number
@@ -41,6 +40,9 @@ class Run:
         self.start = start
         self.is_first = os.environ.get('RANK', '0') == '0'
         self.mode = options['init_from']
+        self.eval_only = options['eval_only']
+        if self.mode == 'scratch' and int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
+            self.mode = 'auto'                  # torchrun has started the processes again: go on
         self.signal = 0                         # the number of the signal that asked the run to stop
         self.last_save = time.monotonic()
         self.on_terminal = sys.stdout.isatty()
@@ -53,9 +55,9 @@ class Run:
         self.weights = None
         self.limit = {'start': 0.0, 'max_iters': 0}
         path = ''
-        if options['eval_only'] and self.mode.startswith('hf:'):
+        if self.eval_only and self.mode.startswith('hf:'):
             self.weights = initial_weights(self.mode, settings)
-        elif options['eval_only']:
+        elif self.eval_only:
             path = find_checkpoint(self.path if self.mode in MODES else self.mode)
             self.checkpoint = load_checkpoint(path)
         elif self.mode != 'scratch':
@@ -67,7 +69,7 @@ class Run:
                 self.weights = initial_weights(self.mode, settings)
         if self.checkpoint:
             changes, self.limit = merge(settings, self.checkpoint, path, self.mode)
-            if not options['eval_only']:
+            if not self.eval_only:
                 self.announce(options, path, changes)
 
     def announce(self, options, path, changes):
@@ -96,8 +98,9 @@ class Run:
     def load_initial_weights(self, net):
         """Load the weights that init_from names, if it names any; print which ones do not fit `net`."""
         if self.weights:
-            for line in load_weights(net, evaluated_weights(self.weights), strict=False):
+            for line in load_weights(net, evaluated_weights(self.weights), strict=self.eval_only):
                 self.print(f'not taken from {self.mode}: {line}')
+        self.weights = None             # they may be large
 
     # --- the folder
 
@@ -173,10 +176,7 @@ class Run:
         return time.monotonic() - self.last_save > SAVE_SECONDS
 
     def log(self, event, step, **values):
-        """Append a line to log.jsonl, which also says in which epoch and second of the run this was.
-
-        A log that cannot be written gives one warning and stops nothing.
-        """
+        """Append a line to log.jsonl, with epoch and seconds. Warn once if it cannot be written; go on."""
         if not self.is_first:
             return
         values = {'event': event, 'step': step, 'epoch': step / self.steps_per_epoch, **values,
@@ -192,6 +192,7 @@ class Run:
     def restart_rate(self, step):
         """Measure rows per second from here: what came before, an evaluation, does not count."""
         self.last_log = (step, time.monotonic())
+        self.evaluation_end = self.seconds
 
     def log_step(self, step, max_iters, batch_size, **values):
         """Log a train step. Print it live on a terminal, else every ten seconds, and once the time left."""
@@ -216,7 +217,8 @@ class Run:
 
     def save(self, name, state):
         """Write a checkpoint on the first process. Print a warning and return False if that fails."""
-        self.last_save = time.monotonic()
+        if name == 'last.pt':
+            self.last_save = time.monotonic()
         if not self.is_first:
             return True
         try:

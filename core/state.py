@@ -99,9 +99,20 @@ def copies(tensors):
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
+def all_names(net, ema_weights):
+    """Return the averages under every name that their weight has in net.state_dict(): two if it is tied."""
+    name_of = {id(tensor): name for name, tensor in live_weights(net).items()}
+    averages = {}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        live_name = name_of.get(id(tensor))
+        if live_name in ema_weights:
+            averages[name] = ema_weights[live_name]
+    return averages
+
+
 def pack(net, ema_weights, optimizers, state, run, options, config, meta):
     """Return a checkpoint: all that one needs to go on, or to use the model without the run and the data."""
-    return {'format': FORMAT, 'model': net.state_dict(), 'ema': ema_weights,
+    return {'format': FORMAT, 'model': net.state_dict(), 'ema': all_names(net, ema_weights),
             'optimizers': [optimizer.state_dict() for optimizer in optimizers],
             **dataclasses.asdict(state), 'done': False, 'limit': run.limit, 'seconds': run.seconds,
             'keys': options, 'config': dataclasses.asdict(config), 'info': meta['info'],

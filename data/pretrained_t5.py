@@ -83,13 +83,14 @@ def config_from_hf(hf_config):
         found = hf_config.get(name)
         if found is not None and found != expected:
             raise UserError(f'{name} of config.json: expected {expected!r}, found {found!r}')
-    fields = {}
+    fields = {'size': 'custom'}
     for ours, theirs in FIELD_NAMES.items():
         value = hf_config.get(theirs)
         if value is None:
             value = OPTIONAL.get(theirs)
-        if type(value) not in (int, float) or value < 0:
-            raise UserError(f'{theirs} of config.json: expected a number from 0 on, found {value!r}')
+        kind = float if ours == 'dropout' else int
+        if type(value) not in (int, kind) or value < 0:
+            raise UserError(f'{theirs} of config.json: expected {kind.__name__} from 0 on, found {value!r}')
         fields[ours] = value
     activation = hf_config.get('feed_forward_proj', 'relu')
     if activation not in ('relu', 'gated-gelu'):
@@ -126,7 +127,8 @@ def read(folder):
     fields = config_from_hf(pretrained.read_config(folder))
     # Whether the head is the embedding: config.json does not say (see above), and old files hold it twice.
     head = weights.get('lm_head.weight')
-    fields['tie'] = head is None or torch.equal(head, weights.get('shared.weight', head))
+    shared = weights.get('shared.weight', head)
+    fields['tie'] = head is None or (head.dtype == shared.dtype and torch.equal(head, shared))
     return fields, weights
 
 

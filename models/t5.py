@@ -26,11 +26,23 @@ Linear = partial(nn.Linear, bias=False)
 RMSNorm = partial(nn.RMSNorm, eps=1e-6)     # x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)
 
 
+VERSION_1_0 = dict(gated=False, tie=True, scale_head=True)
+VERSION_1_1 = dict(gated=True, tie=False, scale_head=False)
+SIZES = {       # what fields become that are not given
+    'custom': {},
+    'tiny': VERSION_1_0 | dict(n_layer=3, n_head=4, n_embd=256, d_kv=64, d_ff=1024),        # ours, for a CPU
+    't5-small': VERSION_1_0 | dict(n_layer=6, n_head=8, n_embd=512, d_kv=64, d_ff=2048),    # 60.5 M weights
+    't5-base': VERSION_1_0 | dict(n_layer=12, n_head=12, n_embd=768, d_kv=64, d_ff=3072),   # 222.9 M
+    't5-v1_1-small': VERSION_1_1 | dict(n_layer=8, n_head=6, n_embd=512, d_kv=64, d_ff=1024),       # 77.0 M
+    't5-v1_1-base': VERSION_1_1 | dict(n_layer=12, n_head=12, n_embd=768, d_kv=64, d_ff=2048),      # 247.6 M
+}
+
+
 @dataclass
 class Config:
     vocab_size: int = 8000          # of source and target together, filled from the data set
     block_size: int = 256           # tokens of the longest sentence
-    size: Literal['tiny', 't5-small', 't5-base',
+    size: Literal['custom', 'tiny', 't5-small', 't5-base',
                   't5-v1_1-small', 't5-v1_1-base'] = 'tiny'     # fields that are 0 or auto take its values
     n_layer: int = 0                # layers of the encoder
     n_layer_decoder: int = 0        # layers of the decoder; 0: as many as the encoder has
@@ -50,21 +62,11 @@ class Config:
     def __post_init__(self):
         if self.size not in SIZES:
             raise ValueError(f'size {self.size!r} does not exist; there are {", ".join(SIZES)}')
-        for name, value in zip(SIZE_FIELDS, SIZES[self.size]):
+        for name, value in SIZES[self.size].items():
             if getattr(self, name) == getattr(Config, name):    # the default, 0 or auto
                 setattr(self, name, value)
         self.n_layer_decoder = self.n_layer_decoder or self.n_layer
         check(self)
-
-
-SIZE_FIELDS = 'n_layer', 'n_head', 'n_embd', 'd_kv', 'd_ff', 'gated', 'tie', 'scale_head'
-SIZES = {   # name: (a value for each of these fields)
-    'tiny': (3, 4, 256, 64, 1024, False, True, True),               # ours, for a CPU
-    't5-small': (6, 8, 512, 64, 2048, False, True, True),           # 60.5 M parameters with 32,128 tokens
-    't5-base': (12, 12, 768, 64, 3072, False, True, True),          # 222.9 M
-    't5-v1_1-small': (8, 6, 512, 64, 1024, True, False, False),     # 77.0 M
-    't5-v1_1-base': (12, 12, 768, 64, 2048, True, False, False),    # 247.6 M
-}
 
 
 def relative_bucket(offset, is_causal, n_bucket, max_distance):
@@ -226,8 +228,9 @@ class Model(nn.Module):
         """Return what `decode` needs of src (B, S): cross_kv, for each layer of the decoder the keys and
         values (2, B, nh, S, hs) of the encoded source, and padding_mask (B, 1, 1, S), -inf at padding."""
         S = src.size(1)
-        is_empty = (src == 0).all(1, keepdim=True)              # (B, 1): all padding. Such a row sees it,
-        visible = (src != 0) | is_empty                         # as a softmax over no key would be NaN
+        # A row of padding alone sees its padding: a softmax over no key would be NaN.
+        is_empty = (src == 0).all(1, keepdim=True)              # (B, 1)
+        visible = (src != 0) | is_empty                         # (B, S)
         padding_mask = torch.where(visible, 0.0, -torch.inf)    # (B, S)
         padding_mask = padding_mask[:, None, None]              # (B, 1, 1, S)
         bias = self.relative_bias(self.bias_src, S, S, is_causal=False)     # (1, nh, S, S)
@@ -295,7 +298,8 @@ class Model(nn.Module):
 def check(config):
     """Raise ValueError, with a line per problem, for a configuration that cannot work."""
     problems = []
-    for name in ('vocab_size', 'block_size', 'n_layer_decoder', *SIZE_FIELDS[:5]):
+    widths = 'vocab_size', 'block_size', 'n_layer', 'n_layer_decoder', 'n_head', 'n_embd', 'd_kv', 'd_ff'
+    for name in widths:
         if getattr(config, name) < 1:
             problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
     for name in ('dropout', 'label_smoothing'):

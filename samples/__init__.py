@@ -1,6 +1,6 @@
 """What a trained model produces. `Model.makes` names the kind, and samples/<kind>.py is its code:
 
-    text  translation  classes  masks  images
+    text  translation  labels  classes  masks  images
 
 The variables at the top of such a file are the options of that kind; sample.py sets them. Each file has
 
@@ -23,7 +23,7 @@ import data
 from core.errors import UserError
 from data import tokenizers
 
-KINDS = 'text', 'translation', 'classes', 'masks', 'images'
+KINDS = 'text', 'translation', 'labels', 'classes', 'masks', 'images'
 
 
 def preview(net, meta, split):

@@ -88,9 +88,9 @@ def classify_file(net, file, size, names):
         print(f'{names[i].ljust(longest)}  {probability:.4f}')
 
 
-def save_lines(rows, true, predicted, probabilities):
-    """Write a JSON line for each row to the file `out`."""
-    with writing(out), open(out, 'w', encoding='utf-8') as file:
+def save_lines(path, rows, true, predicted, probabilities):
+    """Write a JSON line for each row to the file `path`."""
+    with writing(path), open(path, 'w', encoding='utf-8') as file:
         for i, row in enumerate(rows.tolist()):
             rounded = [round(probability, 6) for probability in probabilities[i]]
             line = {'row': row, 'true': true[i], 'predicted': predicted[i], 'probabilities': rounded}
@@ -117,7 +117,7 @@ def show(net, checkpoint, folder, seed):
     n_right = sum(t == p for t, p in zip(true, predicted))
     summary = f'{n_right:,} of {len(rows):,} right in {data_split.name}'
     if all_rows:
-        save_lines(rows, true, predicted, probabilities)
+        save_lines(out, rows, true, predicted, probabilities)
     else:
         images = data_split.batch(rows)['image'].cpu().numpy()
         captions = make_captions(images, true, predicted, probabilities, names)

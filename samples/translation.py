@@ -59,14 +59,18 @@ def translate_ids(net, sources, seed):
     full = []
     for number, ids in enumerate(sources, start=1):
         if len(ids) > block_size:
-            print(f'line {number} has {len(ids)} tokens, the model reads the first {block_size} of them',
-                  file=sys.stderr)
+            print(f'line {number} has {len(ids)} tokens, it is cut to {block_size}', file=sys.stderr)
             ids = ids[:block_size - 1] + [search.END]
         if len(ids) > 1:
             full.append(ids)
     choose = make_sampler(net, seed)
     translations = iter(search.translate(net, full, beam, length_penalty, choose, cache=cache))
     return [next(translations) if len(ids) > 1 else [] for ids in sources]
+
+
+def text_of(tokenizer, ids):
+    """Return the text of ids, without the end, which the rows of a data set have."""
+    return tokenizer.decode([i for i in ids if i != search.END])
 
 
 def warn_of_prefixes(lines, prefixes):
@@ -92,7 +96,7 @@ def show(net, checkpoint, folder, seed):
     else:
         pairs = load_split(checkpoint, split, ('src', 'tgt'))
         sources = [pairs.row('src', i) for i in range(pairs.size)]
-        references = [tokenizer.decode(pairs.row('tgt', i)) for i in range(pairs.size)]
+        references = [text_of(tokenizer, pairs.row('tgt', i)) for i in range(pairs.size)]
         name = pairs.name
 
     start_time = time.monotonic()
@@ -113,6 +117,8 @@ def show(net, checkpoint, folder, seed):
         exact_match = score.exact_match(texts, references)
         print(f'BLEU {bleu_score:.2f} of {len(texts):,} lines of {name}, cased, 13a; {method}, '
               f'at most 2 S + 10 tokens; {duration(seconds)}; exact match {exact_match:.2%}')
+        if checkpoint['tokenizer']['kind'] == 'unigram':        # which does not know all letters
+            print('references are as the tokenizer decodes them, so compare this BLEU with no other')
 
 
 def preview(net, tokenizer, split):
@@ -123,5 +129,5 @@ def preview(net, tokenizer, split):
     translations = search.translate(net, sources)
     paragraphs = []
     for sentences in zip(sources, translations, references):
-        paragraphs.append('\n'.join(tokenizer.decode(ids) for ids in sentences))
+        paragraphs.append('\n'.join(text_of(tokenizer, ids) for ids in sentences))
     return '\n\n'.join(paragraphs)

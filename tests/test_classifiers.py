@@ -1,4 +1,8 @@
-"""models/cnn.py and models/resnet.py against torch's own layers, slow loops, worked examples and numpy."""
+"""models/cnn.py and models/resnet.py against torch's own layers, slow loops, worked examples and numpy.
+
+The second half is for every classifier.
+"""
+import inspect
 import itertools
 import math
 from importlib import import_module
@@ -13,7 +17,12 @@ from torch.nn import functional as F
 from models import cnn, resnet
 from conftest import image_data
 
-SMALL = {'cnn': dict(width=8), 'resnet': dict(arch='resnet20')}     # model -> the fields of a small Config
+SMALL = {       # model -> the fields of a small Config
+    'cnn': dict(width=8),
+    'mobilenet': dict(width=0.25),
+    'mobinet': dict(width=0.25),
+    'resnet': dict(arch='resnet20'),
+}
 PARAMETERS = {      # ten classes, 3 x 3 stem; table 6 of He et al. (2015) has 0.27, 0.46, 0.66, 0.85 million
     'resnet20': 269_722,
     'resnet32': 464_154,
@@ -324,11 +333,21 @@ def test_train_with_an_unknown_arch_ends_with_code_2_and_the_list(launch, tmp_pa
         assert arch in text
 
 
-# --- both
+# --- all classifiers
+
+@pytest.mark.parametrize('method', ['logits', 'forward', 'metrics'])
+def test_what_the_classifiers_repeat_is_the_same_line_by_line(method):
+    sources = set()
+    for name in SMALL:
+        Model = import_module(f'models.{name}').Model
+        sources.add(inspect.getsource(getattr(Model, method)))
+    assert len(sources) == 1
+
 
 @pytest.mark.parametrize('C', [1, 3, 4])
 @pytest.mark.parametrize('name, H, W', [
     ('resnet', 8, 8), ('resnet', 28, 28), ('resnet', 33, 17),
+    ('mobilenet', 8, 8), ('mobilenet', 33, 17), ('mobinet', 8, 8), ('mobinet', 33, 17),
     ('cnn', 9, 9), ('cnn', 28, 28), ('cnn', 33, 17)])
 def test_images_may_have_any_size_and_number_of_channels(name, H, W, C):
     net = make(name, channels=C, mean=(0.5,) * C, std=(0.25,) * C, n_class=7)
@@ -483,6 +502,13 @@ def test_without_label_smoothing_the_loss_is_the_negative_log_likelihood(name):
     ('cnn', dict(mean=(0.5,)), 'channels is 3, mean has 1, std 3'),
     ('cnn', dict(std=(0.5,)), 'channels is 3, mean has 3, std 1'),
     ('cnn', dict(size=(8, 28)), r'\(8, 28\) pixels are too small: expected at least 9 x 9'),
+    ('mobilenet', dict(width=0.03), 'width must be at least 1/32, got 0.03'),
+    ('mobilenet', dict(label_smoothing=1.0), 'label_smoothing'),
+    ('mobinet', dict(k=3), '32 . width must be a multiple of k, got width 1.0 and k 3'),
+    ('mobinet', dict(k=0), 'multiple of k, got width 1.0 and k 0'),
+    ('mobinet', dict(width=0.0625), 'multiple of k, got width 0.0625 and k 4'),
+    ('mobinet', dict(width=0.3, k=1), 'multiple of k, got width 0.3 and k 1'),
+    ('mobinet', dict(label_smoothing=1.0), 'label_smoothing'),
     ('resnet', dict(n_class=0), 'n_class'),
     ('resnet', dict(channels=0, mean=(), std=()), 'channels'),
     ('resnet', dict(label_smoothing=1.0), 'label_smoothing'),

@@ -62,11 +62,11 @@ def test_transformers_reads_the_folder_and_gives_the_same_logits_and_ids(launch,
 def test_a_run_with_another_tokenizer_is_written_without_one(launch, tmp_path):
     for name, tokenizer, kind in ('one', BYTES, 'bytes'), ('two', None, 'none'):
         save_run(tmp_path / name, t5.Model(t5.Config(**SMALL)), tokenizer)
-        code, text = launch('data/pretrained.py', f'{tmp_path / name}', f'{tmp_path}/hf')
+        code, text = launch('data/pretrained.py', f'{tmp_path / name}', f'{tmp_path}/hf_{name}')
         assert code == 0 and f'no tokenizer.json is written: the tokenizer of the run is {kind}' in text
-        names = sorted(path.name for path in (tmp_path / 'hf').iterdir())
+        names = sorted(path.name for path in (tmp_path / f'hf_{name}').iterdir())
         assert names == ['config.json', 'model.safetensors']
-    assert json.loads((tmp_path / 'hf/config.json').read_text())['model_type'] == 't5'
+    assert json.loads((tmp_path / 'hf_one/config.json').read_text())['model_type'] == 't5'
 
 
 def test_what_cannot_be_exported_is_an_error(launch, tmp_path):
@@ -84,4 +84,4 @@ def test_a_folder_that_cannot_be_written_is_an_error(launch, tmp_path):
     save_run(tmp_path / 'run', t5.Model(t5.Config(**SMALL)), None)
     (tmp_path / 'file').write_bytes(b'')
     code, text = launch('data/pretrained.py', f'{tmp_path}/run', f'{tmp_path}/file')
-    assert code == 4 and 'cannot be written' in text and 'Traceback' not in text
+    assert code == 2 and 'give a folder that is new or empty' in text and 'Traceback' not in text

@@ -1,4 +1,4 @@
-"""data/toy/prepare.py: rows that copy, reverse and sort, held out from train, and errors for illegal options."""
+"""data/toy/prepare.py: rows that copy, reverse and sort, held-out rows, errors for illegal options."""
 import numpy as np
 import pytest
 

@@ -6,7 +6,7 @@ import pytest
 from models import gpt
 from sampling import save_run
 
-KINDS = ['text', 'translation', 'classes', 'masks', 'images']
+KINDS = ['text', 'translation', 'labels', 'classes', 'masks', 'images']
 
 
 def tiny_gpt():

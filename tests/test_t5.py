@@ -424,7 +424,7 @@ def test_tied_embedding_and_head_are_one_matrix_also_after_loading(tie, n_matric
     (dict(label_smoothing=-0.1), ['label_smoothing must be in [0, 1), got -0.1']),
     (dict(n_bucket=6), ['n_bucket must be a multiple of 4 and below 2 max_distance, got 6']),
     (dict(max_distance=16), ['n_bucket must be a multiple of 4 and below 2 max_distance, got 32']),
-    (dict(size='t5-huge'), ["size 't5-huge' does not exist; there are tiny, " + ', '.join(SIZES)]),
+    (dict(size='t5-huge'), ["size 't5-huge' does not exist; there are custom, tiny, " + ', '.join(SIZES)]),
 ])
 def test_an_impossible_config_raises_an_error_with_a_line_per_problem(fields, problems):
     with pytest.raises(ValueError) as error:
@@ -550,8 +550,8 @@ def test_a_tensor_that_does_not_fit_is_named(name, key, tensor, problem, tmp_pat
     ({'decoder_start_token_id': 5}, 'decoder_start_token_id of config.json: expected 0, found 5'),
     ({'feed_forward_proj': 'gated-silu'},
      "feed_forward_proj of config.json: expected relu or gated-gelu, found 'gated-silu'"),
-    ({'d_model': None}, 'd_model of config.json: expected a number from 0 on, found None'),
-    ({'num_heads': '8'}, "num_heads of config.json: expected a number from 0 on, found '8'"),
+    ({'d_model': None}, 'd_model of config.json: expected int from 0 on, found None'),
+    ({'num_heads': '8'}, "num_heads of config.json: expected int from 0 on, found '8'"),
 ])
 def test_a_config_that_is_not_ours_is_an_error(change, problem):
     _, _, config = fixture('v1_0_tied')

@@ -19,7 +19,7 @@ from conftest import ROOT, TINY, events, losses, until
 from core import optim
 from core.checkpoint import load, load_checkpoint, save_checkpoint
 from core.facts import command
-from data import bpe, pairs
+from data import bpe, pairs, texts
 from models import gpt
 from conftest import image_data
 
@@ -339,8 +339,10 @@ def test_moving_averages_that_begin_with_a_resumed_run_begin_with_its_weights(la
         assert torch.allclose(average, trained[name], atol=1e-6), name
 
 
-def test_a_checkpoint_with_averages_loads_as_the_averages_whatever_its_name(launch, toy, tmp_path):
-    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--ema=0.9', '--keep_interval=20']
+@pytest.mark.parametrize('tie', [False, True])
+def test_a_checkpoint_with_averages_loads_as_the_averages_whatever_its_name(launch, toy, tmp_path, tie):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--ema=0.9', '--keep_interval=20',
+            f'--tie={tie}']
     launch('train.py', *argv)
     best = load(tmp_path / 'a/best.pt').state_dict()
     assert load_checkpoint(tmp_path / 'a/best.pt')['best']['step'] == 20
@@ -537,8 +539,11 @@ SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
           'transformer': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--batch_size=8',
                           '--micro_batch_size=4'],
           'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
+          'mobilenet': ['--width=0.125', '--batch_size=8'], 'mobinet': ['--width=0.125', '--batch_size=8'],
           't5': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--d_kv=8', '--d_ff=32', '--batch_size=8',
                  '--micro_batch_size=4'],
+          'classifier': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--n_hidden=32', '--batch_size=8',
+                         '--micro_batch_size=4'],
           'cvae': ['--width=4', '--batch_size=8'],
           'cvae_prior': ['--width=4', '--batch_size=8'],
           'unet': ['--width=2', '--depth=2', '--batch_size=8', '--shift=2']}
@@ -557,6 +562,10 @@ def test_every_config_trains(launch, toy, tmp_path, config):
         lines = [['one', 'un'], ['two', 'deux'], ['three', 'trois']] * 5
         tokenizer = bpe.train(sum(lines, []), 260)
         pairs.save(str(path), {'train': lines, 'val': lines[:3], 'test': lines[:2]}, tokenizer, ['en', 'fr'])
+    elif 'text' in fields:
+        path = tmp_path / 'texts'
+        rows = [texts.Row('a good film', 'pos', ''), texts.Row('a bad film', 'neg', '')] * 8
+        texts.save(str(path), {'train': rows, 'val': rows[:3], 'test': rows[:2]}, 258)
     code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
                         '--max_iters=2', '--eval_interval=1', '--target=0', '--device=cpu', *SHRINK[model])
     assert code == 0 and load_checkpoint(tmp_path / 'a/last.pt')['done'], text
