@@ -105,8 +105,8 @@ def read_columns(file, content, delimiter, quotes):
         for columns in reader:
             width = width or len(columns)
             if columns and len(columns) != width:
-                raise UserError(f'{file}: line {line:,}: expected {width} columns as in the first line, found '
-                                f'{len(columns)}', code=3)
+                raise UserError(f'{file}: line {line:,}: expected {width} columns, as in the first line, '
+                                f'found {len(columns)}', code=3)
             if columns:
                 yield line, columns
             line = reader.line_num + 1
@@ -194,7 +194,7 @@ def save(out, splits, vocab_size, options={}, source=[]):
 
 
 def print_summary(out, splits, arrays, classes):
-    """Print what `save` promises to."""
+    """Print how many texts there are, of which class, how long, and how many of the held-out in train."""
     counts = ' + '.join(f'{len(rows):,} {split}' for split, rows in splits.items())
     print(f'{data.folder(out)}: {counts} texts of {len(classes)} classes')
     for name, count in zip(classes, np.bincount(arrays['train']['label'])):

@@ -3,10 +3,13 @@
     tokenizer = load({'kind': 'characters', 'characters': 'abc'})
     tokenizer.decode(tokenizer.encode('cab'))       # 'cab'
 
-Characters and Bytes are here, byte pair encoding is in bpe.py, T5's tokenizer is in unigram.py.
+Characters, Bytes and Words are here, byte pair encoding is in bpe.py, GPT-2's in gpt2_bpe.py, T5's in
+unigram.py.
 """
 from core.errors import UserError
-from data import bpe, unigram
+from data import bpe, gpt2_bpe, unigram
+
+UNKNOWN, END_OF_LINE = '<unk>', '<eos>'
 
 
 class Characters:
@@ -59,6 +62,44 @@ class Bytes:
         return {'kind': 'bytes'}
 
 
+class Words:
+    """One id per word, as in WikiText-2: words are separated by spaces, and the end of a line is '<eos>'.
+
+    words: the vocabulary, with '<unk>', which stands for every other word, and '<eos>'.
+    """
+
+    def __init__(self, words):
+        self.words = words
+        self.vocab_size = len(words)
+        self.id = {word: i for i, word in enumerate(words)}
+
+    def encode(self, text):
+        """Return `text` as a list of ids: its words, and '<eos>' for each new line."""
+        unknown = self.id[UNKNOWN]
+        ids = []
+        for line in text.split('\n'):
+            ids += [self.id.get(word, unknown) for word in line.split()]
+            ids.append(self.id[END_OF_LINE])
+        return ids[:-1]                             # what follows the last new line is not ended
+
+    def encode_all(self, texts):
+        """Return a list of ids for each of `texts`."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids):
+        """Return the text of `ids` as WikiText-2 has it: a space before each word and each new line."""
+        words = [self.words[i] for i in ids]
+        return ''.join(' \n' if word == END_OF_LINE else f' {word}' for word in words)
+
+    def begin(self):
+        """Return the ids that stand for the beginning of a text: the end of a line."""
+        return [self.id[END_OF_LINE]]
+
+    def json(self):
+        """Return what `load` makes the tokenizer from."""
+        return {'kind': 'words', 'words': ' '.join(self.words)}
+
+
 def load(json):
     """Return the tokenizer that `json` describes; None for None. Raises UserError for an unknown kind."""
     match json:
@@ -68,6 +109,10 @@ def load(json):
             return Characters(characters)
         case {'kind': 'bytes'}:
             return Bytes()
+        case {'kind': 'words', 'words': str(words)}:
+            return Words(words.split(' '))
+        case {'kind': 'gpt2', 'vocab_bpe': str(text)}:
+            return gpt2_bpe.load(text)
         case {'kind': 'bpe', 'merges': str(merges), 'n_sentinel': int(n_sentinel)}:
             return bpe.load(merges, n_sentinel)
         case {'kind': 'unigram', 'tokenizer_json': str(text)}:

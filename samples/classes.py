@@ -41,7 +41,9 @@ def classify(net, data_split, rows):
 
     Return three lists: n true classes, n predicted classes, n lists of the n_class probabilities.
     """
-    order = data_split.sort_by_length(rows)              # little padding in a batch of texts
+    order = rows
+    if data_split.ragged:
+        order = data_split.sort_by_length(rows)     # little padding in a batch of texts
     true = []
     logits = []
     for i in range(0, len(order), 64):

@@ -18,6 +18,10 @@ def images():
     return {'image': image, 'label': torch.randint(0, 5, (4,))}
 
 
+def texts():
+    return {'text': torch.randint(2, 17, (4, 9)), 'label': torch.randint(0, 5, (4,))}
+
+
 def scenes():
     """Images whose red is the mask."""
     image, mask = images()['image'], torch.randint(1, 3, (4, 1, 16, 16), dtype=torch.uint8)
@@ -33,11 +37,15 @@ def blots():
 
 # model -> (a small Config's fields, a batch of 4 rows, the loss of the uniform guess in nats)
 CASES = {
+    'classifier': (dict(vocab_size=17, n_class=5, block_size=12, n_layer=2, n_head=2, n_embd=32, n_hidden=64,
+                        dropout=0.0), texts, math.log(5)),
     'cnn': (dict(n_class=5, width=8), images, math.log(5)),
     'cvae': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8), blots, 768 * math.log(2)),
     'cvae_prior': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8), blots, 768 * math.log(2)),
     'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
+    'mobilenet': (dict(n_class=5, width=0.25), images, math.log(5)),
+    'mobinet': (dict(n_class=5, width=0.25), images, math.log(5)),
     'resnet': (dict(n_class=5, arch='resnet20'), images, math.log(5)),
     # Version 1.1 starts with logits of variance 1: half a nat more than a guess.
     't5': (dict(vocab_size=17, block_size=12, size='t5-v1_1-small', n_layer=2, n_head=2, n_embd=32, d_kv=16,

@@ -1,4 +1,4 @@
-"""data/imdb/prepare.py and data/texts.py: IMDB's folders, tables of one's own, and every bad table is named."""
+"""data/imdb/prepare.py and data/texts.py: IMDB's folders, tables of your own, and every mistake in them."""
 import io
 import tarfile
 
@@ -124,7 +124,8 @@ def test_a_table_may_have_any_delimiter_and_names_or_numbers(own, tmp_path, name
 
 def test_tabs_delimiters_quotes_and_new_lines_inside_quotes_are_text(tmp_path):
     file = tmp_path / 'own.tsv'
-    file.write_text('text\tlabel\n"one\ttwo\nthree ""four"", five"\tpos\nsix "seven"\t"neg"\n', encoding='utf-8')
+    content = 'text\tlabel\n"one\ttwo\nthree ""four"", five"\tpos\nsix "seven"\t"neg"\n'
+    file.write_text(content, encoding='utf-8')
     rows = read_table(file)
     assert [row[:2] for row in rows] == [('one\ttwo\nthree "four", five', 'pos'), ('six "seven"', 'neg')]
     assert [row.where for row in rows] == [f'{file}: line 2', f'{file}: line 4']

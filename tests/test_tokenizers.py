@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import UserError
-from data import gpt2, store, tokenizers
+from data import gpt2_bpe, store, tokenizers
 from mirror import real
 
 
@@ -68,7 +68,8 @@ def test_the_first_ids_of_gpt2_are_those_of_its_vocabulary():
     assert tokenizers.load(tokenizer.json()).tokens == tokenizer.tokens
 
 
-@pytest.mark.parametrize('text', ['', 'abc\r\n', 'Ünïcödé 😀', '\0\x7f', "it's <|endoftext|>", ' ' * 300 + 'x'])
+@pytest.mark.parametrize('text', ['', 'abc\r\n', 'Ünïcödé 😀', '\0\x7f', "it's <|endoftext|>",
+                                  ' ' * 300 + 'x'])
 def test_texts_come_back_from_gpt2(text):
     tokenizer = tokenizers.load({'kind': 'gpt2', 'vocab_bpe': VOCAB_BPE})
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -77,11 +78,11 @@ def test_texts_come_back_from_gpt2(text):
 @real
 def test_gpt2_of_the_real_file_gives_openais_ids(monkeypatch, tmp_path):
     monkeypatch.setattr(store, 'ROOT', tmp_path)
-    tokenizer = gpt2.load(gpt2.fetch_vocabulary())
+    tokenizer = gpt2_bpe.load(gpt2_bpe.fetch_vocabulary())
     assert tokenizer.vocab_size == 50_257
     assert tokenizer.encode('Hello world') == [15496, 995] and tokenizer.encode(' Hello') == [18435]
     encoder = json.loads(Path(os.environ['DATA_MIRROR'], 'gpt2/encoder.json').read_text(encoding='utf-8'))
-    byte_of = gpt2.byte_order()
+    byte_of = gpt2_bpe.byte_order()
     for name, i in encoder.items():
         if i != tokenizer.end:
             assert tokenizer.tokens[i] == bytes(byte_of[character] for character in name)
@@ -91,8 +92,8 @@ def test_no_tokenizer_is_none():
     assert tokenizers.load(None) is None
 
 
-@pytest.mark.parametrize('json', [{}, {'kind': 'words'}, {'kind': 'gpt2'}, {'kind': 'characters'}, [], 'bytes',
-                                  {'kind': 'characters', 'characters': 7}])
+@pytest.mark.parametrize('json', [{}, {'kind': 'words'}, {'kind': 'gpt2'}, {'kind': 'characters'}, [],
+                                  'bytes', {'kind': 'characters', 'characters': 7}])
 def test_an_unknown_tokenizer_is_an_error(json):
     with pytest.raises(UserError, match='no such tokenizer') as error:
         tokenizers.load(json)

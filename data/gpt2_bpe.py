@@ -1,0 +1,81 @@
+"""GPT-2's byte pair encoding, with its 50,257 ids (Radford et al. 2019): the file vocab.bpe is all it takes.
+
+    tokenizer = load(fetch_vocabulary())
+    tokenizer.encode('Hello world')         # [15496, 995]; meta.json keeps tokenizer.json()
+
+    id    0 ... 255   256 ... 50255                  50256
+          the bytes   the merges, in their order     <|endoftext|>
+
+bpe.py explains the method. tiktoken does the encoding, from a file whose hash is checked first.
+"""
+import tiktoken
+
+from data import bpe
+from data.download import fetch
+
+URL = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe'
+SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'
+
+
+def byte_order():
+    """Return {character in vocab.bpe: byte}, in the order of the ids 0 ... 255.
+
+    In vocab.bpe a byte is a printable character: its own in Latin-1, or the next one from U+0100 on.
+    """
+    printable = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != ' ']
+    others = [byte for byte in range(256) if byte not in printable]
+    characters = {chr(byte): byte for byte in printable}
+    characters |= {chr(256 + i): byte for i, byte in enumerate(others)}
+    return characters
+
+
+class GPT2:
+    """The tokenizer. vocab_bpe: the text of vocab.bpe, a version and then a merge per line, 'Ġt he'."""
+
+    def __init__(self, vocab_bpe):
+        self.vocab_bpe = vocab_bpe
+        byte_of = byte_order()
+        self.tokens = [bytes([byte]) for byte in byte_of.values()]      # id -> its bytes
+        for merge in vocab_bpe.strip().split('\n')[1:]:
+            characters = merge.replace(' ', '')
+            self.tokens.append(bytes(byte_of[character] for character in characters))
+        ranks = {token: i for i, token in enumerate(self.tokens)}
+        self.encoding = tiktoken.Encoding('gpt2', pat_str=bpe.WORD, mergeable_ranks=ranks, special_tokens={})
+        self.end = len(self.tokens)                                     # the id of <|endoftext|>
+        self.tokens.append(b'')
+        self.vocab_size = len(self.tokens)
+
+    def encode(self, text):
+        """Return `text` as a list of ids; '<|endoftext|>' is text like any other.
+
+        The ids are GPT-2's unless more than 100 blanks follow each other. Raises UserError if the text comes
+        from bytes that are not UTF-8.
+        """
+        bpe.to_utf8(text)
+        return self.encoding.encode_ordinary(text)
+
+    def encode_all(self, texts):
+        """Return a list of ids for each of `texts`."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids):
+        """Return the text of `ids`, nothing for <|endoftext|>, U+FFFD for what is not UTF-8."""
+        return b''.join(self.tokens[i] for i in ids).decode('utf-8', errors='replace')
+
+    def begin(self):
+        """Return the ids that stand for the beginning of a text: the end of the one before it."""
+        return [self.end]
+
+    def json(self):
+        """Return what `tokenizers.load` makes the tokenizer from."""
+        return {'kind': 'gpt2', 'vocab_bpe': self.vocab_bpe}
+
+
+def load(vocab_bpe):
+    """Return the tokenizer that the text of a vocab.bpe describes."""
+    return GPT2(vocab_bpe)
+
+
+def fetch_vocabulary():
+    """Return the text of GPT-2's vocab.bpe, from data/gpt2/raw/, DATA_MIRROR or its official host."""
+    return fetch('gpt2', 'vocab.bpe', [URL], SHA256).read_text(encoding='utf-8')

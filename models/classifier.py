@@ -1,0 +1,219 @@
+"""A transformer encoder that classifies texts: every token attends to every other, before and after it.
+
+As in BERT (Devlin et al. 2019, arXiv:1810.04805) a class token stands before the text, and LayerNorm follows
+the embedding. What differs: LayerNorm before each sub-layer, no pretraining, sinusoidal positions, and by
+default the mean over all tokens where BERT takes the class token alone.
+
+    text (B, T) -> class token and text (B, 1 + T) -> x (B, 1 + T, C) -> n_layer x Block
+    -> pooling (B, C) -> logits (B, n_class)
+
+T counts tokens, C is n_embd, nh is n_head, hs is C / nh. Token 0 is padding: no token attends to it, and
+pooling leaves it out. Token 1 is the class token, which no text contains. So an empty text has a token, too.
+"""
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CLASS_TOKEN = 1
+
+
+@dataclass
+class Config:
+    vocab_size: int = 16_000        # filled from the data set
+    n_class: int = 2                # filled from the data set
+    block_size: int = 512           # tokens of the longest text; what is longer is cut
+    n_layer: int = 2                # number of blocks
+    n_head: int = 4                 # attention heads, each n_embd / n_head wide
+    n_embd: int = 128               # C, width of the residual stream
+    n_hidden: int = 512             # hidden width of the feed-forward network
+    pos: Literal['sinusoidal', 'learned', 'rope', 'none'] = 'sinusoidal'    # positional encoding
+    pool: Literal['mean', 'first', 'max'] = 'mean'      # first: the class token alone
+    dropout: float = 0.1            # rate, on the embeddings and on what each sub-layer adds
+    token_dropout: float = 0.0      # rate at which the whole embedding of a token becomes 0
+    label_smoothing: float = 0.0    # epsilon of label smoothing; the reported loss is not smoothed
+
+    def __post_init__(self):
+        check(self)
+
+
+def rotary_angles(position, width):
+    """Return position * 10000^(-2i / width) radians for i < width / 2: (T,) -> (T, width / 2)."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=position.device) / width)
+    return torch.outer(position, frequency)
+
+
+def apply_rotary_emb(x, cos, sin):
+    """Rotate each pair (x_i, x_{i + hs / 2}) by its position's angle: q . k then depends on distance only."""
+    cos = cos.to(x.dtype)                                       # (T, hs / 2)
+    sin = sin.to(x.dtype)                                       # (T, hs / 2)
+    x1, x2 = x.chunk(2, dim=-1)                                 # (B, nh, T, hs / 2)
+    return torch.cat([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
+
+
+def sinusoids(position, width):
+    """Return the positional encoding of Vaswani et al. (2017), section 3.5: (T,) -> (T, width)."""
+    angle = rotary_angles(position, width)                      # (T, width / 2)
+    pairs = torch.stack([angle.sin(), angle.cos()], dim=-1)     # (T, width / 2, 2)
+    return pairs.flatten(1)                                     # (T, width)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention. mask (B, 1, 1, T): -inf at padding, else 0. rope: cos and sin, or None."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def queries_keys_values(self, x, rope):
+        """Return q, k and v of x (B, T, C), each (B, nh, T, hs)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.n_head, -1))    # (B, T, 3, nh, hs)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                    # (B, nh, T, hs)
+        if rope is not None:
+            q = apply_rotary_emb(q, *rope)
+            k = apply_rotary_emb(k, *rope)
+        return q, k, v
+
+    def attention_weights(self, x, mask, rope):
+        """Return softmax(q k^T / sqrt(hs) + mask): (B, nh, T, T), a row for each query."""
+        q, k, _ = self.queries_keys_values(x, rope)
+        scores = q / math.sqrt(q.size(-1)) @ k.mT               # (B, nh, T, T)
+        return (scores + mask).softmax(-1)
+
+    def forward(self, x, mask, rope):
+        q, k, v = self.queries_keys_values(x, rope)
+        y = F.scaled_dot_product_attention(q, k, v, mask.to(q.dtype))   # attention_weights @ v
+        y = y.transpose(1, 2).flatten(2)                        # (B, T, C)
+        return self.proj(y)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention = Attention(config)
+        self.norm1 = nn.LayerNorm(config.n_embd)
+        self.norm2 = nn.LayerNorm(config.n_embd)
+        self.fc = nn.Linear(config.n_embd, config.n_hidden)
+        self.proj = nn.Linear(config.n_hidden, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x, mask, rope):
+        y = self.attention(self.norm1(x), mask, rope)           # (B, T, C)
+        x = x.to(y.dtype) + self.drop(y)    # bfloat16 under autocast: less memory traffic
+        y = F.gelu(self.fc(self.norm2(x)))                      # (B, T, n_hidden)
+        return x + self.drop(self.proj(y))
+
+
+class Model(nn.Module):
+    monitor = 'accuracy', 'max'     # the metric that chooses best.pt
+    makes = 'labels'                # samples/labels.py shows what it can do
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.pos == 'learned':
+            self.embed_pos = nn.Embedding(1 + config.block_size, config.n_embd)
+        self.norm_embed = nn.LayerNorm(config.n_embd)
+        self.drop_tokens = nn.Dropout1d(config.token_dropout)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.n_class)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.head.weight)    # start at the uniform distribution: the loss is ln n_class
+        nn.init.zeros_(self.head.bias)
+
+    def embed_text(self, text):
+        """Return x (B, 1 + T, C), mask and rope for the blocks, and is_token (B, 1 + T), False at padding."""
+        config = self.config
+        text = F.pad(text, (1, 0), value=CLASS_TOKEN)           # (B, 1 + T)
+        is_token = text != 0
+        mask = torch.where(is_token, 0.0, -torch.inf)[:, None, None]            # (B, 1, 1, 1 + T)
+        position = torch.arange(text.size(1), device=text.device)
+        x = self.embed(text)                                    # (B, 1 + T, C)
+        rope = None
+        if config.pos == 'rope':
+            angle = rotary_angles(position, config.n_embd // config.n_head)     # (1 + T, hs / 2)
+            rope = angle.cos(), angle.sin()
+        elif config.pos == 'learned':
+            x = x + self.embed_pos(position)
+        elif config.pos == 'sinusoidal':
+            x = x + 0.02 * sinusoids(position, config.n_embd)   # as small as the embeddings are at first
+        x = self.drop_tokens(self.norm_embed(x))
+        return self.drop(x), mask, rope, is_token
+
+    def logits(self, text):
+        """Return the logits of texts, padded with 0: (B, T) ids -> (B, n_class) float32."""
+        x, mask, rope, is_token = self.embed_text(text)
+        for block in self.blocks:
+            x = block(x, mask, rope)
+        x = self.norm(x).float()
+        is_token = is_token[:, :, None]                         # (B, 1 + T, 1)
+        if self.config.pool == 'mean':
+            x = (x * is_token).sum(1) / is_token.sum(1)         # (B, C)
+        elif self.config.pool == 'max':
+            x = x.masked_fill(~is_token, -torch.inf).amax(1)    # (B, C)
+        else:
+            x = x[:, 0]                                         # (B, C), of the class token
+        return self.head(x).float()                             # (B, n_class)
+
+    def forward(self, text, label):
+        """Return sums over texts (B, T) and labels (B,): `loss` is minimised, `nll` is the same without
+        label smoothing; `confusion`, in evaluation only, counts (true, predicted) classes."""
+        logits = self.logits(text)
+        epsilon = self.config.label_smoothing
+        loss = F.cross_entropy(logits, label, reduction='sum', label_smoothing=epsilon)
+        nll = F.cross_entropy(logits.detach(), label, reduction='sum')     # reported, never minimised
+        count = torch.full_like(nll, len(label))
+        predicted = logits.argmax(1)                            # (B,)
+        correct = (predicted == label).float().sum()
+        sums = {'loss': loss, 'count': count, 'nll': nll, 'correct': correct}
+        if not self.training:
+            n = self.config.n_class
+            pairs = torch.bincount(n * label + predicted, minlength=n * n)      # (n * n,)
+            sums['confusion'] = pairs.float().view(n, n)
+        return sums
+
+    def metrics(self, total):
+        """Return means from the sums over a whole split; in evaluation also those of each class.
+
+        macro_f1 is the mean of F1 over all classes of the data set; one that is neither true nor predicted
+        counts 0, as in scikit-learn where `labels` names all classes.
+        """
+        loss = total['nll'] / total['count']
+        accuracy = total['correct'] / total['count']
+        metrics = {'loss': loss, 'accuracy': accuracy}
+        if 'confusion' in total:
+            confusion = total['confusion']                      # (n_class, n_class)
+            correct = confusion.diagonal()                      # true positives of each class
+            n_true = confusion.sum(1)
+            n_predicted = confusion.sum(0)
+            f1 = 2 * correct / (n_true + n_predicted).clamp(min=1)
+            metrics['macro_f1'] = f1.mean()
+            metrics['precision'] = correct / n_predicted.clamp(min=1)   # 0 for a class never predicted
+            metrics['recall'] = correct / n_true.clamp(min=1)           # 0 for a class without texts
+            metrics['confusion'] = confusion
+        return metrics
+
+
+def check(config):
+    """Raise ValueError, with a line per problem, for a configuration that cannot work."""
+    problems = []
+    for name in ('vocab_size', 'n_class', 'block_size', 'n_layer', 'n_head', 'n_embd', 'n_hidden'):
+        if getattr(config, name) < 1:
+            problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
+    for name in ('dropout', 'token_dropout', 'label_smoothing'):
+        if not 0 <= getattr(config, name) < 1:
+            problems.append(f'{name} must be in [0, 1), got {getattr(config, name)}')
+    if not problems and config.n_embd % (2 * config.n_head):
+        problems.append(f'n_embd {config.n_embd} must be divisible by 2 n_head, {2 * config.n_head}')
+    if problems:
+        raise ValueError('\n'.join(problems))

@@ -1,0 +1,200 @@
+"""models/classifier.py: padding makes no difference, logits are a naive loop's, metrics come from sums."""
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from models import classifier
+from models.classifier import Config, Model
+
+POSITIONS = ['sinusoidal', 'learned', 'rope', 'none']
+POOLS = ['mean', 'first', 'max']
+
+
+def make(seed=0, **changes):
+    """A small model in eval mode, far from its initialisation."""
+    torch.manual_seed(seed)
+    fields = dict(vocab_size=19, n_class=3, block_size=12, n_layer=2, n_head=2, n_embd=16, n_hidden=24)
+    model = Model(Config(**fields | changes)).eval()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+    return model
+
+
+def padded(*rows, width=0):
+    """Rows of ids as one tensor, padded with 0."""
+    width = max(width, *map(len, rows))
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+
+
+def metrics_of(true, predicted, n_class):
+    """The metrics of a model that predicts `predicted`, through its forward and evaluation's sums."""
+    model = make(n_class=n_class)
+    model.logits = lambda text: 50 * nn.functional.one_hot(torch.tensor(predicted), n_class).float()
+    sums = model(torch.zeros(len(true), 1, dtype=torch.long), torch.tensor(true))
+    return model.metrics({name: value.double() for name, value in sums.items()})
+
+
+# --- the encoder
+
+def naive_logits(model, ids):
+    """The logits of one text without padding, in loops over heads and tokens, by the formulas."""
+    config = model.config
+    hs = config.n_embd // config.n_head
+    rows = []
+    for position, token in enumerate([1, *ids]):
+        x = model.embed.weight[token]
+        angles = [position / 10000 ** (2 * i / config.n_embd) for i in range(config.n_embd // 2)]
+        if config.pos == 'learned':
+            x = x + model.embed_pos.weight[position]
+        if config.pos == 'sinusoidal':
+            x = x + 0.02 * torch.tensor([f(angle) for angle in angles for f in (math.sin, math.cos)])
+        rows.append(model.norm_embed(x))
+    x = torch.stack(rows)
+    for block in model.blocks:
+        q, k, v = block.attention.qkv(block.norm1(x)).chunk(3, dim=1)
+        heads = []
+        for head in range(config.n_head):
+            part = slice(head * hs, (head + 1) * hs)
+            scores = torch.empty(len(x), len(x))
+            for i in range(len(x)):
+                for j in range(len(x)):
+                    key = k[j, part]
+                    if config.pos == 'rope':
+                        key = turned(key, j - i)        # only the distance counts
+                    scores[i, j] = q[i, part] @ key / math.sqrt(hs)
+            heads.append(scores.softmax(1) @ v[:, part])
+        x = x + block.attention.proj(torch.cat(heads, dim=1))
+        x = x + block.proj(nn.functional.gelu(block.fc(block.norm2(x))))
+    x = model.norm(x)
+    pooled = {'mean': x.mean(0), 'max': x.max(0).values, 'first': x[0]}
+    return model.head(pooled[config.pool])
+
+
+def turned(x, distance):
+    """Complex numbers x1 + i x2, each times e^(i angle)."""
+    half = len(x) // 2
+    angle = torch.tensor([distance / 10000 ** (i / half) for i in range(half)])
+    y = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones(half), angle)
+    return torch.cat([y.real, y.imag])
+
+
+@pytest.mark.parametrize('pos', POSITIONS)
+@pytest.mark.parametrize('pool', POOLS)
+@torch.no_grad()
+def test_the_logits_are_those_of_a_naive_loop(pos, pool):
+    model = make(pos=pos, pool=pool)
+    ids = [4, 9, 2, 2, 17]
+    assert torch.allclose(model.logits(torch.tensor([ids]))[0], naive_logits(model, ids), atol=1e-5)
+
+
+@pytest.mark.parametrize('pos', POSITIONS)
+@pytest.mark.parametrize('pool', POOLS)
+@torch.no_grad()
+def test_padding_makes_no_difference(pos, pool):
+    model = make(pos=pos, pool=pool)
+    short = [3, 8, 5]
+    alone = model.logits(padded(short))[0]
+    beside = model.logits(padded([7] * 12, short))[1]
+    assert torch.allclose(alone, beside, atol=1e-5)
+    assert not torch.allclose(alone, model.logits(padded([3, 8, 6]))[0], atol=1e-3)
+
+
+@pytest.mark.parametrize('pool', POOLS)
+def test_a_text_without_tokens_has_logits_and_gradients(pool):
+    model = make(pool=pool)
+    text = padded([], [5, 6])
+    sums = model(text, torch.tensor([0, 1]))
+    sums['loss'].backward()
+    assert sums['loss'].isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert torch.equal(model.logits(text[:1]), model.logits(text[:1, :1]))
+
+
+@torch.no_grad()
+def test_without_positions_the_order_does_not_matter_and_with_them_it_does():
+    one, other = padded([3, 8, 5, 9]), padded([9, 5, 3, 8])
+    for pos in POSITIONS:
+        model = make(pos=pos)
+        assert torch.allclose(model.logits(one), model.logits(other), atol=1e-5) == (pos == 'none')
+
+
+@torch.no_grad()
+def test_token_dropout_takes_whole_embeddings_and_only_in_training():
+    model = make(token_dropout=0.5, dropout=0.0)
+    text = torch.randint(2, 19, (50, 12))
+    assert torch.equal(model.logits(text), model.logits(text))
+    x = model.train().embed_text(text)[0]                       # (50, 13, C)
+    gone = x == 0
+    assert torch.equal(gone.any(2), gone.all(2))
+    assert 0.4 < gone.any(2).float().mean() < 0.6
+
+
+def test_label_smoothing_changes_the_loss_but_not_what_is_reported():
+    text, label = torch.randint(2, 19, (5, 7)), torch.tensor([0, 1, 2, 0, 1])
+    plain, smoothed = [make(label_smoothing=epsilon)(text, label) for epsilon in (0.0, 0.2)]
+    assert torch.equal(plain['loss'], plain['nll']) and torch.equal(plain['nll'], smoothed['nll'])
+    assert not torch.allclose(smoothed['loss'], smoothed['nll'])
+
+
+@pytest.mark.parametrize('changes, named', [
+    ({'n_embd': 18}, 'n_embd 18'), ({'n_embd': 6, 'n_head': 2}, 'n_embd 6'), ({'n_layer': 0}, 'n_layer'),
+    ({'n_class': 0}, 'n_class'), ({'dropout': 1.0}, 'dropout'), ({'token_dropout': -0.1}, 'token_dropout'),
+    ({'label_smoothing': 1.0}, 'label_smoothing'), ({'vocab_size': 0}, 'vocab_size')])
+def test_a_configuration_that_cannot_work_is_an_error(changes, named):
+    with pytest.raises(ValueError, match=named):
+        Config(**changes)
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(ValueError) as error:
+        Config(n_head=0, n_layer=0, dropout=2.0)
+    assert len(str(error.value).splitlines()) == 3
+
+
+# --- metrics
+
+def test_metrics_are_those_of_a_worked_example():
+    metrics = metrics_of([0, 0, 1, 1], [0, 0, 1, 0], 2)
+    assert metrics['macro_f1'].item() == pytest.approx((4 / 5 + 2 / 3) / 2)          # 0.7333
+    assert metrics['accuracy'].item() == 0.75
+    assert metrics['precision'].tolist() == pytest.approx([2 / 3, 1])
+    assert metrics['recall'].tolist() == [1, 0.5]
+    assert metrics['confusion'].tolist() == [[2, 0], [1, 1]]                        # true in rows
+
+
+def test_a_class_that_is_neither_true_nor_predicted_counts_0_in_macro_f1():
+    metrics = metrics_of([0, 0, 1, 1], [0, 0, 1, 0], 3)
+    assert metrics['macro_f1'].item() == pytest.approx((4 / 5 + 2 / 3) / 3)          # 0.4889
+    assert metrics['precision'][2] == metrics['recall'][2] == 0
+
+
+def test_metrics_are_those_of_scikit_learn():
+    sklearn = pytest.importorskip('sklearn.metrics')
+    generator = torch.Generator().manual_seed(0)
+    for n_class, n_true, n_predicted in (4, 4, 4), (5, 3, 5), (5, 5, 2), (6, 3, 3):     # some are absent
+        true = torch.randint(n_true, (40,), generator=generator).tolist()
+        predicted = torch.randint(n_predicted, (40,), generator=generator).tolist()
+        metrics = metrics_of(true, predicted, n_class)
+        labels = list(range(n_class))
+        confusion = sklearn.confusion_matrix(true, predicted, labels=labels)
+        assert metrics['confusion'].tolist() == confusion.tolist()
+        precision, recall, f1, _ = sklearn.precision_recall_fscore_support(
+            true, predicted, labels=labels, zero_division=0)
+        assert metrics['precision'].tolist() == pytest.approx(precision.tolist())
+        assert metrics['recall'].tolist() == pytest.approx(recall.tolist())
+        assert metrics['macro_f1'].item() == pytest.approx(f1.mean())
+        assert metrics['macro_f1'].item() == pytest.approx(
+            sklearn.f1_score(true, predicted, labels=labels, average='macro', zero_division=0))
+
+
+def test_macro_f1_of_two_batches_is_that_of_their_sum_and_training_counts_no_pairs():
+    model = make()
+    text, label = torch.randint(2, 19, (9, 7)), torch.randint(3, (9,))
+    whole = model.metrics(model(text, label))
+    parts = [model(text[rows], label[rows]) for rows in (slice(4), slice(4, 9))]
+    added = model.metrics({name: parts[0][name] + parts[1][name] for name in parts[0]})
+    assert added['macro_f1'] == pytest.approx(whole['macro_f1'].item())
+    assert 'confusion' not in model.train()(text, label)
+    assert classifier.Model.monitor == ('accuracy', 'max')
