@@ -45,17 +45,22 @@ def logistic_log_prob(params, x):
     """Return ln p of values x (B, C, H, W) in [-0.5, 0.5], by logistic distributions cut into 256 bins.
     As in models/cvae.py, but value c has a mean, a scale and c slopes, one for each value before it."""
     C = x.size(1)
-    mean, raw_scale, slopes = params.split([C, C, C * (C - 1) // 2], 1)
+    n_slopes = C * (C - 1) // 2
+    mean, raw_scale, slopes = params.split([C, C, n_slopes], 1)
     residual = x - mean
     rows = slopes.split(list(range(C)), 1)                              # row c has c slopes: (B, c, H, W)
-    shifts = [(row * residual[:, :c]).sum(1) for c, row in enumerate(rows)]
-    residual = residual - torch.stack(shifts, 1)
+    shifts = []
+    for c, row in enumerate(rows):
+        products = row * residual[:, :c]                                # (B, c, H, W)
+        shifts.append(products.sum(1))                                  # (B, H, W)
+    residual = residual - torch.stack(shifts, 1)                        # (B, C, H, W)
     scale = raw_scale.sigmoid() / 4 + 5e-4                              # at least an eighth of a bin
     upper = (residual + 0.5 / 255) / scale
     lower = (residual - 0.5 / 255) / scale
     upper = upper.masked_fill(x > 0.499, math.inf)                      # the highest bin has no upper edge
     lower = lower.masked_fill(x < -0.499, -math.inf)                    # the lowest bin has no lower edge
-    return F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+    gap = -torch.expm1(lower - upper)                                   # 1 - exp(lower - upper)
+    return F.logsigmoid(upper) + F.logsigmoid(-lower) + gap.log()
 
 
 class Prior(nn.Module):
@@ -84,35 +89,43 @@ class Prior(nn.Module):
 
     def unwhiten(self, eps, label):
         """Return z such that T z + b = eps: (B, latent)."""
-        column = (eps - self.bias[label]).unsqueeze(2)                  # (B, latent, 1)
-        z = torch.linalg.solve_triangular(self.factors()[label], column, upper=False)
+        T = self.factors()[label]                                       # (B, latent, latent)
+        difference = eps - self.bias[label]
+        column = difference.unsqueeze(2)                                # (B, latent, 1)
+        z = torch.linalg.solve_triangular(T, column, upper=False)       # (B, latent, 1)
         return z.squeeze(2)
 
     def kl_divergence(self, mean, log_std, label):
         """Return KL(N(mean, std^2) || p(z | label)) in nats: (B,)."""
         # Whitening does not change it: it is that of N(T mean + b, S) and N(0, I), where S = T std^2 T'.
         eps_mean = self.whiten(mean, label)
-        square_norms = self.factors().square().sum(1)                   # (n_class, latent), of T's columns
-        trace_terms = torch.exp(2 * log_std) * square_norms[label]      # their sum is the trace of S
+        square_norms = self.factors().square().sum(1)                   # of the columns: (n_class, latent)
+        variance = torch.exp(2 * log_std)
+        trace_terms = variance * square_norms[label]                    # their sum is the trace of S
         log_det_terms = log_std + self.log_diagonal[label]              # their sum is ln det S / 2
-        return ((eps_mean**2 + trace_terms - 1) / 2 - log_det_terms).sum(1)
+        kl = (eps_mean**2 + trace_terms - 1) / 2 - log_det_terms        # (B, latent)
+        return kl.sum(1)
 
 
 def dct_basis(size, n):
     """Return the n DCT-II basis functions of lowest frequency of images of `size` (C, H, W): (n, C, H, W).
     They are orthogonal (Ahmed et al. 1974). Their norms fall with the frequency, as amplitudes in photographs
     do (Field 1987), so that a photograph's coefficients are about N(0, 1)."""
-    kc, ky, kx = torch.cartesian_prod(*map(torch.arange, size)).T       # all frequencies: (C H W,) each
-    frequency = (1 + 2 * kc) * (1 + (ky**2 + kx**2).sqrt())             # differences of colours are weaker
-    lowest = frequency.argsort(stable=True)[:n]                         # (n,)
+    axes = [torch.arange(length) for length in size]
+    frequencies = torch.cartesian_prod(*axes)                           # (C H W, 3): in half periods
+    kc, ky, kx = frequencies.T
+    spatial = torch.sqrt(ky**2 + kx**2)
+    magnitude = (1 + 2 * kc) * (1 + spatial)                            # differences of colours are weaker
+    lowest = magnitude.argsort(stable=True)[:n]                         # (n,)
     cosines = []                                                        # (n, C), (n, H) and (n, W)
-    for k, length in zip((kc, ky, kx), size):
+    for k, length in zip(frequencies[lowest].T, size):
         position = torch.arange(length) + 0.5
-        wave = torch.cos(math.pi / length * k[lowest, None] * position)
-        cosines.append(F.normalize(wave))
-    basis = torch.einsum('nc,ny,nx->ncyx', *cosines)
+        angle = math.pi / length * k[:, None] * position                # (n, length)
+        cosines.append(F.normalize(angle.cos()))
+    basis = torch.einsum('nc,ny,nx->ncyx', *cosines)                    # (n, C, H, W), of norm 1
     # Chosen for CIFAR-10: 90% of the first 512 coefficients of its images have an RMS between 0.7 and 1.7.
-    norm = 0.12 * math.prod(size)**0.5 * frequency[lowest]**-1.25
+    scale = 0.12 * math.prod(size)**0.5
+    norm = scale * magnitude[lowest]**-1.25                             # (n,)
     return norm[:, None, None, None] * basis
 
 
@@ -129,6 +142,17 @@ class Block(nn.Module):
         return x + self.conv2(F.gelu(h))
 
 
+class Stage(nn.Module):
+    """The layers of encoder and decoder at one resolution, and those from it to the next lower one and back."""
+
+    def __init__(self, channels, next_channels, stride):
+        super().__init__()
+        self.encoder = nn.Sequential(Block(channels), nn.GELU())
+        self.down = nn.Conv2d(channels, next_channels, stride, stride)
+        self.up = nn.ConvTranspose2d(next_channels, channels, stride, stride)
+        self.decoder = nn.Sequential(Block(channels), nn.GELU())
+
+
 class Model(nn.Module):
     monitor = 'loss', 'min'     # the metric that chooses best.pt: -ELBO
     makes = 'images'            # samples/images.py shows what it can do
@@ -136,66 +160,78 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        width = config.width
         C = 4 * config.channels                                 # of x
-        n_params = C if config.likelihood == 'bernoulli' else C * (C + 3) // 2  # mean, scale, slopes
+        n_params = C                                            # logits
+        if config.likelihood == 'logistic':
+            n_params = C * (C + 3) // 2                         # means, scales and slopes
         H, W = config.size
+        widths = [width, 2 * width]                             # channels at H/2 and H/4
         strides = [2, (H // 4, W // 4)]                         # from H/2 to H/4, to 1 x 1
         if H % 8 == W % 8 == 0:
+            widths = [width, 2 * width, 4 * width]              # at H/8 too
             strides = [2, 2, (H // 8, W // 8)]                  # from H/2 to H/4, to H/8, to 1 x 1
-        widths = [config.width * 2**i for i in range(len(strides) + 1)]
-        top = max(widths[-1], config.latent)                    # channels at 1 x 1, at least as many as z has
-        widths[-1] = top
-        self.stem = nn.Conv2d(C, config.width, 3, padding=1)
-        self.encoder_class_embed = nn.Embedding(config.n_class, config.width)
+        top = max(2 * widths[-1], config.latent)                # channels at 1 x 1, at least as many as z has
+        widths.append(top)
+        self.stem = nn.Conv2d(C, width, 3, padding=1)
+        self.encoder_class_embed = nn.Embedding(config.n_class, width)
         self.stages = nn.ModuleList()                           # one for each resolution but 1 x 1
         for channels, next_channels, stride in zip(widths, widths[1:], strides):
-            self.stages.append(nn.ModuleDict({
-                'encoder': nn.Sequential(Block(channels), nn.GELU()),
-                'down': nn.Conv2d(channels, next_channels, stride, stride),
-                'up': nn.ConvTranspose2d(next_channels, channels, stride, stride),
-                'decoder': nn.Sequential(Block(channels), nn.GELU())}))
+            self.stages.append(Stage(channels, next_channels, stride))
         self.to_posterior = nn.Linear(top, 2 * config.latent)
         self.prior = Prior(config.n_class, config.latent)
         self.from_latent = nn.Linear(config.latent, top)
         self.decoder_class_embed = nn.Embedding(config.n_class, top)
         # Muon takes the matrices in an nn.ModuleList. The dict of one below keeps the names in checkpoints.
         self.bottleneck = nn.ModuleList([Block(top, kernel=1), nn.GELU()])      # at 1 x 1
-        self.head = nn.Conv2d(config.width, n_params, 3, padding=1)
+        self.head = nn.Conv2d(width, n_params, 3, padding=1)
         if config.waves:
-            basis = dct_basis((config.channels, *config.size), config.waves)
+            basis = dct_basis((config.channels, H, W), config.waves)
             basis = F.pixel_unshuffle(basis, 2)                 # (waves, 4 C, H/2, W/2)
             self.register_buffer('basis', basis, persistent=False)      # not in the state_dict: constant
-            to_coefficients = nn.Linear(config.latent, config.n_class * len(basis))
+            to_coefficients = nn.Linear(config.latent, config.n_class * config.waves)
             self.low_frequency = nn.ModuleDict({'to_coefficients': to_coefficients})
-            self.from_low_frequency = nn.Conv2d(C, config.width, 3, padding=1)
-        for name, p in self.named_parameters():                 # all corrections start at zero
-            if 'conv2' in name or name.startswith(('to_posterior', 'head', 'low_frequency')):
+            self.from_low_frequency = nn.Conv2d(C, width, 3, padding=1)
+        corrections = 'to_posterior', 'head', 'low_frequency'   # they and all conv2 start at zero
+        for name, p in self.named_parameters():
+            if 'conv2' in name or name.startswith(corrections):
                 nn.init.zeros_(p)
 
     def preprocess(self, image, binarize=torch.bernoulli):
         """Return the values x whose likelihood is modelled: (B, C, H, W) uint8 -> (B, 4 C, H/2, W/2)."""
         x = image / 255
-        x = binarize(x) if self.config.likelihood == 'bernoulli' else x - 0.5
+        if self.config.likelihood == 'bernoulli':
+            x = binarize(x)                                     # 0 or 1; torch.bernoulli: with probability x
+        else:
+            x = x - 0.5
         return F.pixel_unshuffle(x, 2)
 
     def posterior(self, x, label):
         """Return mean and log standard deviation of q(z | x, label): two tensors (B, latent)."""
-        h = self.stem(x) + self.encoder_class_embed(label)[:, :, None, None]    # (B, width, H/2, W/2)
+        class_embed = self.encoder_class_embed(label)           # (B, width)
+        h = self.stem(x) + class_embed[:, :, None, None]        # (B, width, H/2, W/2)
         for stage in self.stages:
-            h = stage.down(stage.encoder(h))                    # after the last: (B, channels, 1, 1)
+            h = stage.encoder(h)
+            h = stage.down(h)                                   # after the last: (B, channels, 1, 1)
         h = F.gelu(h).flatten(1)                                # (B, channels)
-        mean, raw_log_std = self.to_posterior(h).float().chunk(2, 1)
+        h = self.to_posterior(h).float()                        # (B, 2 latent)
+        mean, raw_log_std = h.chunk(2, 1)
         if self.config.waves:
-            basis = self.basis[:self.config.latent].flatten(1)
-            mean = mean + x.flatten(1) @ basis.T / basis.square().sum(1)        # coefficients of x
-        return mean, F.logsigmoid(raw_log_std)      # std < 1 loses nothing: the prior's scale is learned
+            basis = self.basis[:self.config.latent].flatten(1)  # (latent, all values of x)
+            products = x.flatten(1) @ basis.T                   # (B, latent)
+            coefficients = products / basis.square().sum(1)     # of x in the orthogonal basis
+            mean = mean + coefficients
+        log_std = F.logsigmoid(raw_log_std)         # std < 1 loses nothing: the prior's scale is learned
+        return mean, log_std
 
     def low_frequency_image(self, z, label):
         """Return the x whose DCT coefficients are z, corrected and continued as learned for the class."""
-        n_waves = len(self.basis)
-        per_class = self.low_frequency.to_coefficients(z).unflatten(1, (-1, n_waves))   # (B, n_class, waves)
+        n_waves = self.config.waves
+        corrections = self.low_frequency.to_coefficients(z)     # (B, n_class * waves)
+        corrections = corrections.unflatten(1, (-1, n_waves))   # (B, n_class, waves)
         row = torch.arange(len(label), device=label.device)
-        coefficients = per_class[row, label] + F.pad(z, (0, n_waves - z.size(1)))
+        padded = F.pad(z, (0, n_waves - self.config.latent))    # (B, waves)
+        coefficients = corrections[row, label] + padded
         with torch.autocast(z.device.type, enabled=False):      # bfloat16 would move x by a bin
             return torch.einsum('bn,nchw->bchw', coefficients, self.basis)
 
@@ -205,15 +241,19 @@ class Model(nn.Module):
         h = h[:, :, None, None]                                 # (B, channels, 1, 1)
         for layer in self.bottleneck:
             h = layer(h)
-        for stage in reversed(self.stages[1:]):
-            h = stage.decoder(stage.up(h))
-        h = self.stages[0].up(h)                                # (B, width, H/2, W/2)
+        first, *later = self.stages
+        for stage in reversed(later):
+            h = stage.up(h)
+            h = stage.decoder(h)
+        h = first.up(h)                                         # (B, width, H/2, W/2)
         if self.config.waves:
             low_frequency = self.low_frequency_image(z, label)  # (B, 4 C, H/2, W/2)
             h = h + self.from_low_frequency(low_frequency)
-        params = self.head(self.stages[0].decoder(h)).float()
-        if self.config.waves:                                   # the first 4 C params are means, or logits
-            params[:, :low_frequency.size(1)] += low_frequency
+        h = first.decoder(h)
+        params = self.head(h).float()                           # (B, n_params, H/2, W/2)
+        if self.config.waves:
+            n_means = low_frequency.size(1)                     # 4 C; the first params are means, or logits
+            params[:, :n_means] += low_frequency
         return params
 
     def forward(self, image, label, progress=torch.ones(())):
@@ -221,12 +261,13 @@ class Model(nn.Module):
         x = self.preprocess(image)
         mean, log_std = self.posterior(x, label)
         kl = self.prior.kl_divergence(mean, log_std, label).sum()
+        std = log_std.exp()
         k = 1 if self.training else self.config.k
         reconstruction = 0
         log_weights = []
         for _ in range(k):
             noise = torch.randn_like(mean)
-            z = mean + log_std.exp() * noise                    # the reparameterisation trick
+            z = mean + std * noise                              # the reparameterisation trick
             params = self.decode(z, label)
             if self.config.likelihood == 'bernoulli':
                 log_px = -F.binary_cross_entropy_with_logits(params, x, reduction='none')
@@ -236,22 +277,31 @@ class Model(nn.Module):
             eps = self.prior.whiten(z, label)
             log_pz = self.prior.log_diagonal[label] - eps**2 / 2        # ln p(z | label) + c
             log_qz = -noise**2 / 2 - log_std                    # ln q(z | x, label) + c
-            log_weights.append(log_px + (log_pz - log_qz).sum(1))
+            log_weight = log_px + (log_pz - log_qz).sum(1)      # (B,)
+            log_weights.append(log_weight)
             reconstruction = reconstruction - log_px.sum() / k
-        nll = math.log(k) - torch.stack(log_weights).logsumexp(0)   # - ln of the mean of p(x, z) / q(z | x)
+        log_weights = torch.stack(log_weights)                  # (k, B), of p(x, z | label) / q(z | x, label)
+        nll = math.log(k) - log_weights.logsumexp(0)            # - ln of their mean: (B,)
         beta = self.config.beta
         if self.training and self.config.beta_warmup:
-            beta = beta * (progress / self.config.beta_warmup).clamp(max=1)
-        return {'loss': reconstruction + beta * kl, 'count': torch.full_like(kl, len(x)),
-                'reconstruction': reconstruction, 'kl': kl, 'nll': nll.sum()}
+            warmup = progress / self.config.beta_warmup
+            beta = beta * warmup.clamp(max=1)
+        loss = reconstruction + beta * kl
+        count = torch.full_like(kl, len(x))
+        return {'loss': loss, 'count': count, 'reconstruction': reconstruction, 'kl': kl, 'nll': nll.sum()}
 
     def metrics(self, total):
         """Return means per image in nats. loss is -ELBO; joint_nll bounds -ln p(x, label), hence -ln p(x)."""
-        means = {name: total[name] / total['count'] for name in ('reconstruction', 'kl', 'nll')}
-        loss = means['reconstruction'] + means['kl']
+        count = total['count']
+        reconstruction = total['reconstruction'] / count
+        kl = total['kl'] / count
+        nll = total['nll'] / count
+        loss = reconstruction + kl
         n_values = self.config.channels * math.prod(self.config.size)
-        return {'loss': loss, **means, 'bits_per_dim': loss / math.log(2) / n_values,
-                'joint_nll': means['nll'] + math.log(self.config.n_class)}      # all classes equally likely
+        bits_per_dim = loss / math.log(2) / n_values
+        joint_nll = nll + math.log(self.config.n_class)         # all classes equally likely
+        return {'loss': loss, 'reconstruction': reconstruction, 'kl': kl, 'nll': nll,
+                'bits_per_dim': bits_per_dim, 'joint_nll': joint_nll}
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):
@@ -267,34 +317,45 @@ class Model(nn.Module):
     def generate(self, eps, label):
         """Return the expected images of eps (B, latent) and labels (B,): (B, C, H, W) uint8."""
         z = self.prior.unwhiten(eps, label)
-        mean = self.decode(z, label)[:, :4 * self.config.channels]
-        mean = mean.sigmoid() if self.config.likelihood == 'bernoulli' else mean + 0.5
+        params = self.decode(z, label)                          # (B, n_params, H/2, W/2)
+        n_means = 4 * self.config.channels
+        mean = params[:, :n_means]                              # (B, 4 C, H/2, W/2)
+        if self.config.likelihood == 'bernoulli':
+            mean = mean.sigmoid()
+        else:
+            mean = mean + 0.5
         image = F.pixel_shuffle(255 * mean, 2)                  # (B, C, H, W)
         return image.round().clamp(0, 255).byte()
 
     def sample(self, label, generator=None):
         """Return new images of labels (B,): (B, C, H, W) uint8."""
-        eps = torch.randn(len(label), self.config.latent, generator=generator, device=label.device)
+        shape = len(label), self.config.latent
+        eps = torch.randn(shape, generator=generator, device=label.device)
         return self.generate(eps, label)
 
     def reconstruct(self, image, label, given=None):
         """Return images encoded with their own label and decoded with it or with the label `given`."""
-        return self.generate(self.encode(image, label), label if given is None else given)
+        eps = self.encode(image, label)
+        if given is not None:
+            label = given
+        return self.generate(eps, label)
 
 
 def check(config):
     """Raise ValueError, with a line per problem, for a configuration that cannot work."""
     problems = []
     for name in ('n_class', 'channels', 'width', 'latent', 'k'):
-        if getattr(config, name) < 1:
-            problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
+        value = getattr(config, name)
+        if value < 1:
+            problems.append(f'{name} must be at least 1, got {value}')
     if config.beta < 0:
         problems.append(f'beta must be at least 0, got {config.beta}')
     if not 0 <= config.beta_warmup <= 1:
         problems.append(f'beta_warmup must be in [0, 1], got {config.beta_warmup}')
     if any(length % 4 for length in config.size):
         problems.append(f'size must be multiples of 4, got {config.size}')
-    if config.waves and not config.latent <= config.waves <= config.channels * math.prod(config.size):
+    n_values = config.channels * math.prod(config.size)
+    if config.waves and not config.latent <= config.waves <= n_values:
         problems.append(f'waves must be 0 or from latent={config.latent} to C H W, got {config.waves}')
     if problems:
         raise ValueError('\n'.join(problems))

@@ -47,6 +47,8 @@ FAULTS = {      # parts of the names of the tests that inject each fault
     'damaged data: truncated, empty, missing, beyond the vocabulary, meta.json edited':
         ['a_damaged_file_is_named_with_what', 'a_damaged_meta', 'train_finds_damaged', 'damaged_offsets',
          'hashes_find', 'values_beyond', 'integers_that_do_not_fit'],
+    'pretrained weights: damaged files and indices':
+        ['named_with_its_tensor', 'with_flipped_bits_is_an_error', 'that_the_index_promises'],
     'download: 404, 503, HTML, wrong or missing bytes, Range ignored, no answer':
         ['a_host_that_fails', 'where_nobody_answers', 'a_part_is_continued', 'without_a_known_hash',
          'of_other_bytes', 'that_does_not_fit_is_fetched', 'next_host'],

@@ -106,7 +106,7 @@ def test_another_model_is_an_error_that_names_the_right_one(launch, folder, toy,
     (lambda folder: (folder / 'config.json').write_text('{"model_type": "bert"}'), "found 'bert'"),
     (lambda folder: change_config(folder, relative_attention_num_buckets=30), 'n_bucket must be a multiple'),
     (lambda folder: change_config(folder, d_model=12.5), 'd_model of config.json: expected int'),
-    (lambda folder: change_config(folder, dropout_rate='much'), 'dropout_rate of config.json: expected float')])
+    (lambda folder: change_config(folder, dropout_rate='a'), 'dropout_rate of config.json: expected float')])
 def test_what_is_wrong_with_a_folder_is_an_error_that_names_it(launch, folder, damage, expected):
     damage(folder)
     code, text = launch('sample.py', f'--init_from=hf:{folder}', '--start=the')
