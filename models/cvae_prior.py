@@ -6,8 +6,8 @@ The ELBO and the order of this file are the textbook's. Three things are added:
    less in common in their mean than in how their parts vary together. eps = T z + b, with T and b of the
    class, is N(0, I) whatever the class: it is the style. Another label for the same eps keeps the style.
 2. A low-frequency DCT basis. A photograph needs hundreds of latents, more than networks learn to use alone.
-   So z starts as the lowest-frequency DCT coefficients of the image, and the decoder's output as the image
-   with these coefficients. The networks learn corrections of both.
+   So before training z holds the lowest-frequency DCT coefficients of the image, and the decoder's output is
+   the image with these coefficients. The networks learn corrections of both.
 3. Blocks of 2 x 2 pixels: x has those of the image (B, C, H, W). The mean of each value is linear in all
    values before it in its block, not only in the colours of its own pixel. The networks have residual blocks
    and go down to a resolution of 1 x 1.
@@ -82,7 +82,7 @@ class Prior(nn.Module):
     def whiten(self, z, label):
         """Return eps = T z + b: (B, latent)."""
         with torch.autocast(z.device.type, enabled=False):
-            # Each z times the T of every class: to gather the T of each z would take more memory.
+            # Multiply each z by the T of every class: to gather a T for each z would take more memory.
             per_class = z @ self.factors().mT                           # (n_class, B, latent)
         row = torch.arange(len(label), device=label.device)
         return per_class[label, row] + self.bias[label]
@@ -90,8 +90,7 @@ class Prior(nn.Module):
     def unwhiten(self, eps, label):
         """Return z such that T z + b = eps: (B, latent)."""
         T = self.factors()[label]                                       # (B, latent, latent)
-        difference = eps - self.bias[label]
-        column = difference.unsqueeze(2)                                # (B, latent, 1)
+        column = (eps - self.bias[label]).unsqueeze(2)                  # (B, latent, 1)
         z = torch.linalg.solve_triangular(T, column, upper=False)       # (B, latent, 1)
         return z.squeeze(2)
 
@@ -99,7 +98,7 @@ class Prior(nn.Module):
         """Return KL(N(mean, std^2) || p(z | label)) in nats: (B,)."""
         # Whitening does not change it: it is that of N(T mean + b, S) and N(0, I), where S = T std^2 T'.
         eps_mean = self.whiten(mean, label)
-        square_norms = self.factors().square().sum(1)                   # of the columns: (n_class, latent)
+        square_norms = self.factors().square().sum(1)                   # (n_class, latent), of T's columns
         variance = torch.exp(2 * log_std)
         trace_terms = variance * square_norms[label]                    # their sum is the trace of S
         log_det_terms = log_std + self.log_diagonal[label]              # their sum is ln det S / 2
@@ -111,8 +110,7 @@ def dct_basis(size, n):
     """Return the n DCT-II basis functions of lowest frequency of images of `size` (C, H, W): (n, C, H, W).
     They are orthogonal (Ahmed et al. 1974). Their norms fall with the frequency, as amplitudes in photographs
     do (Field 1987), so that a photograph's coefficients are about N(0, 1)."""
-    axes = [torch.arange(length) for length in size]
-    frequencies = torch.cartesian_prod(*axes)                           # (C H W, 3): in half periods
+    frequencies = torch.cartesian_prod(*map(torch.arange, size))        # (C H W, 3), in half periods
     kc, ky, kx = frequencies.T
     spatial = torch.sqrt(ky**2 + kx**2)
     magnitude = (1 + 2 * kc) * (1 + spatial)                            # differences of colours are weaker
@@ -143,7 +141,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """The layers of encoder and decoder at one resolution, and those from it to the next lower one and back."""
+    """The layers of encoder and decoder at one resolution, and between it and the next lower one."""
 
     def __init__(self, channels, next_channels, stride):
         super().__init__()
@@ -160,38 +158,40 @@ class Model(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        n_class = config.n_class
+        latent = config.latent
         width = config.width
-        C = 4 * config.channels                                 # of x
-        n_params = C                                            # logits
+        x_channels = 4 * config.channels
+        n_params = x_channels                                   # logits
         if config.likelihood == 'logistic':
-            n_params = C * (C + 3) // 2                         # means, scales and slopes
+            n_params = x_channels * (x_channels + 3) // 2       # means, scales and slopes
         H, W = config.size
         widths = [width, 2 * width]                             # channels at H/2 and H/4
         strides = [2, (H // 4, W // 4)]                         # from H/2 to H/4, to 1 x 1
         if H % 8 == W % 8 == 0:
-            widths = [width, 2 * width, 4 * width]              # at H/8 too
+            widths.append(4 * width)                            # channels at H/8
             strides = [2, 2, (H // 8, W // 8)]                  # from H/2 to H/4, to H/8, to 1 x 1
-        top = max(2 * widths[-1], config.latent)                # channels at 1 x 1, at least as many as z has
+        top = max(2 * widths[-1], latent)                       # channels at 1 x 1, at least as many as z has
         widths.append(top)
-        self.stem = nn.Conv2d(C, width, 3, padding=1)
-        self.encoder_class_embed = nn.Embedding(config.n_class, width)
+        self.stem = nn.Conv2d(x_channels, width, 3, padding=1)
+        self.encoder_class_embed = nn.Embedding(n_class, width)
         self.stages = nn.ModuleList()                           # one for each resolution but 1 x 1
         for channels, next_channels, stride in zip(widths, widths[1:], strides):
             self.stages.append(Stage(channels, next_channels, stride))
-        self.to_posterior = nn.Linear(top, 2 * config.latent)
-        self.prior = Prior(config.n_class, config.latent)
-        self.from_latent = nn.Linear(config.latent, top)
-        self.decoder_class_embed = nn.Embedding(config.n_class, top)
-        # Muon takes the matrices in an nn.ModuleList. The dict of one below keeps the names in checkpoints.
-        self.bottleneck = nn.ModuleList([Block(top, kernel=1), nn.GELU()])      # at 1 x 1
+        self.to_posterior = nn.Linear(top, 2 * latent)
+        self.prior = Prior(n_class, latent)
+        self.from_latent = nn.Linear(latent, top)
+        self.decoder_class_embed = nn.Embedding(n_class, top)
+        # At 1 x 1. In an nn.ModuleList like the stages, because Muon takes only the matrices inside one.
+        self.bottleneck = nn.ModuleList([Block(top, kernel=1), nn.GELU()])
         self.head = nn.Conv2d(width, n_params, 3, padding=1)
         if config.waves:
             basis = dct_basis((config.channels, H, W), config.waves)
             basis = F.pixel_unshuffle(basis, 2)                 # (waves, 4 C, H/2, W/2)
             self.register_buffer('basis', basis, persistent=False)      # not in the state_dict: constant
-            to_coefficients = nn.Linear(config.latent, config.n_class * config.waves)
-            self.low_frequency = nn.ModuleDict({'to_coefficients': to_coefficients})
-            self.from_low_frequency = nn.Conv2d(C, width, 3, padding=1)
+            to_coefficients = nn.Linear(latent, n_class * config.waves)
+            self.low_frequency = nn.ModuleDict({'to_coefficients': to_coefficients})  # as in checkpoints
+            self.from_low_frequency = nn.Conv2d(x_channels, width, 3, padding=1)
         corrections = 'to_posterior', 'head', 'low_frequency'   # they and all conv2 start at zero
         for name, p in self.named_parameters():
             if 'conv2' in name or name.startswith(corrections):
@@ -217,17 +217,16 @@ class Model(nn.Module):
         h = self.to_posterior(h).float()                        # (B, 2 latent)
         mean, raw_log_std = h.chunk(2, 1)
         if self.config.waves:
-            basis = self.basis[:self.config.latent].flatten(1)  # (latent, all values of x)
+            basis = self.basis[:self.config.latent].flatten(1)  # (latent, C H W)
             products = x.flatten(1) @ basis.T                   # (B, latent)
-            coefficients = products / basis.square().sum(1)     # of x in the orthogonal basis
+            coefficients = products / basis.square().sum(1)     # of x: the basis is orthogonal
             mean = mean + coefficients
-        log_std = F.logsigmoid(raw_log_std)         # std < 1 loses nothing: the prior's scale is learned
-        return mean, log_std
+        return mean, F.logsigmoid(raw_log_std)      # std < 1 loses nothing: the prior's scale is learned
 
     def low_frequency_image(self, z, label):
-        """Return the x whose DCT coefficients are z, corrected and continued as learned for the class."""
+        """Return the x whose DCT coefficients are z, then zeros, plus corrections: (B, 4 C, H/2, W/2)."""
         n_waves = self.config.waves
-        corrections = self.low_frequency.to_coefficients(z)     # (B, n_class * waves)
+        corrections = self.low_frequency.to_coefficients(z)     # learned: (B, n_class * waves)
         corrections = corrections.unflatten(1, (-1, n_waves))   # (B, n_class, waves)
         row = torch.arange(len(label), device=label.device)
         padded = F.pad(z, (0, n_waves - self.config.latent))    # (B, waves)
@@ -252,24 +251,25 @@ class Model(nn.Module):
         h = first.decoder(h)
         params = self.head(h).float()                           # (B, n_params, H/2, W/2)
         if self.config.waves:
-            n_means = low_frequency.size(1)                     # 4 C; the first params are means, or logits
+            n_means = low_frequency.size(1)                     # 4 C means, or logits, come first
             params[:, :n_means] += low_frequency
         return params
 
     def forward(self, image, label, progress=torch.ones(())):
         """Return the sums of models/cvae.py over uint8 images (B, C, H, W) and labels (B,), in nats."""
+        config = self.config
         x = self.preprocess(image)
         mean, log_std = self.posterior(x, label)
         kl = self.prior.kl_divergence(mean, log_std, label).sum()
         std = log_std.exp()
-        k = 1 if self.training else self.config.k
+        k = 1 if self.training else config.k
         reconstruction = 0
         log_weights = []
         for _ in range(k):
             noise = torch.randn_like(mean)
             z = mean + std * noise                              # the reparameterisation trick
             params = self.decode(z, label)
-            if self.config.likelihood == 'bernoulli':
+            if config.likelihood == 'bernoulli':
                 log_px = -F.binary_cross_entropy_with_logits(params, x, reduction='none')
             else:
                 log_px = logistic_log_prob(params, x)
@@ -277,31 +277,25 @@ class Model(nn.Module):
             eps = self.prior.whiten(z, label)
             log_pz = self.prior.log_diagonal[label] - eps**2 / 2        # ln p(z | label) + c
             log_qz = -noise**2 / 2 - log_std                    # ln q(z | x, label) + c
-            log_weight = log_px + (log_pz - log_qz).sum(1)      # (B,)
-            log_weights.append(log_weight)
+            log_weights.append(log_px + (log_pz - log_qz).sum(1))
             reconstruction = reconstruction - log_px.sum() / k
         log_weights = torch.stack(log_weights)                  # (k, B), of p(x, z | label) / q(z | x, label)
         nll = math.log(k) - log_weights.logsumexp(0)            # - ln of their mean: (B,)
-        beta = self.config.beta
-        if self.training and self.config.beta_warmup:
-            warmup = progress / self.config.beta_warmup
-            beta = beta * warmup.clamp(max=1)
+        beta = config.beta
+        if self.training and config.beta_warmup:
+            beta = beta * (progress / config.beta_warmup).clamp(max=1)
         loss = reconstruction + beta * kl
         count = torch.full_like(kl, len(x))
         return {'loss': loss, 'count': count, 'reconstruction': reconstruction, 'kl': kl, 'nll': nll.sum()}
 
     def metrics(self, total):
         """Return means per image in nats. loss is -ELBO; joint_nll bounds -ln p(x, label), hence -ln p(x)."""
-        count = total['count']
-        reconstruction = total['reconstruction'] / count
-        kl = total['kl'] / count
-        nll = total['nll'] / count
-        loss = reconstruction + kl
+        means = {name: total[name] / total['count'] for name in ('reconstruction', 'kl', 'nll')}
+        loss = means['reconstruction'] + means['kl']
         n_values = self.config.channels * math.prod(self.config.size)
         bits_per_dim = loss / math.log(2) / n_values
-        joint_nll = nll + math.log(self.config.n_class)         # all classes equally likely
-        return {'loss': loss, 'reconstruction': reconstruction, 'kl': kl, 'nll': nll,
-                'bits_per_dim': bits_per_dim, 'joint_nll': joint_nll}
+        joint_nll = means['nll'] + math.log(self.config.n_class)        # all classes equally likely
+        return {'loss': loss, **means, 'bits_per_dim': bits_per_dim, 'joint_nll': joint_nll}
 
     @torch.no_grad()
     def encode(self, image, label, generator=None):

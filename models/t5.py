@@ -28,7 +28,7 @@ RMSNorm = partial(nn.RMSNorm, eps=1e-6)     # x / sqrt(mean(x^2) + eps) * weight
 
 VERSION_1_0 = dict(gated=False, tie=True, scale_head=True)
 VERSION_1_1 = dict(gated=True, tie=False, scale_head=False)
-SIZES = {       # what fields become that are not given
+SIZES = {       # values of the fields that are not given
     'custom': {},
     'tiny': VERSION_1_0 | dict(n_layer=3, n_head=4, n_embd=256, d_kv=64, d_ff=1024),        # ours, for a CPU
     't5-small': VERSION_1_0 | dict(n_layer=6, n_head=8, n_embd=512, d_kv=64, d_ff=2048),    # 60.5 M weights
@@ -104,7 +104,8 @@ class Attention(nn.Module):
         self.o = Linear(width, C)
 
     def heads(self, x):
-        return x.unflatten(2, (self.config.n_head, -1)).transpose(1, 2)     # (B, nh, T, hs)
+        heads = x.unflatten(2, (self.config.n_head, -1))                    # (B, T, nh, hs)
+        return heads.transpose(1, 2)                                        # (B, nh, T, hs)
 
     def keys_values(self, x, kv_cache=None):
         """Return keys and values of x (B, T, C). With a kv_cache, write them to its end; return it."""
@@ -203,7 +204,7 @@ class Model(nn.Module):
         self.norm_src = RMSNorm(C)
         self.norm_tgt = RMSNorm(C)
         self.head = Linear(C, config.vocab_size)
-        # Normal, with a variance of 1 / (width of what the matrix reads). That of queries is smaller by hs,
+        # Normal, with a variance of 1 / (width of what the matrix reads). For queries it is divided by hs,
         # because the scores are not divided by sqrt(hs). The authors' T5X does so too.
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -216,8 +217,8 @@ class Model(nn.Module):
             self.head.weight = self.embed.weight
 
     def relative_bias(self, table, T, S, is_causal):
-        """Return what the heads add to the scores of S keys, for queries at the last T of their positions:
-        (1, nh, T, S). The table has a row for each bucket."""
+        """Return the bias that each head adds to its scores: (1, nh, T, S). The queries are at the last T of
+        the S positions. `table` has a row for each bucket and a column for each head."""
         position = torch.arange(S, device=table.weight.device)
         offset = position - position[S - T:, None]                          # (T, S)
         bucket = relative_bucket(offset, is_causal, self.config.n_bucket, self.config.max_distance)
@@ -288,7 +289,7 @@ class Model(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder):
-        """Return the model in a folder of Hugging Face's format, in eval mode."""
+        """Load the model from a folder in Hugging Face's format. Return it in eval mode."""
         fields, weights = pretrained_t5.read(folder)
         model = cls(Config(**fields))
         pretrained_t5.load_weights(model, weights)
@@ -300,11 +301,13 @@ def check(config):
     problems = []
     widths = 'vocab_size', 'block_size', 'n_layer', 'n_layer_decoder', 'n_head', 'n_embd', 'd_kv', 'd_ff'
     for name in widths:
-        if getattr(config, name) < 1:
-            problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
+        value = getattr(config, name)
+        if value < 1:
+            problems.append(f'{name} must be at least 1, got {value}')
     for name in ('dropout', 'label_smoothing'):
-        if not 0 <= getattr(config, name) < 1:
-            problems.append(f'{name} must be in [0, 1), got {getattr(config, name)}')
+        rate = getattr(config, name)
+        if not 0 <= rate < 1:
+            problems.append(f'{name} must be in [0, 1), got {rate}')
     n_bucket = config.n_bucket
     if n_bucket % 4 or not 0 < n_bucket < 2 * config.max_distance:
         problems.append(f'n_bucket must be a multiple of 4 and below 2 max_distance, got {n_bucket}')

@@ -41,7 +41,8 @@ class Config:
 
 def sinusoids(position, width):
     """Return the positional encoding (3.5) of positions (T,): sines and cosines in turn, (T, width)."""
-    frequency = 10000.0 ** (-torch.arange(0, width, 2, device=position.device) / width)
+    exponent = torch.arange(0, width, 2, device=position.device) / width    # (width / 2,)
+    frequency = 10000.0 ** -exponent
     angle = torch.outer(position, frequency)                                # (T, width / 2)
     pairs = torch.stack([angle.sin(), angle.cos()], dim=-1)                 # (T, width / 2, 2)
     return pairs.flatten(1)                                                 # (T, width)
@@ -172,7 +173,7 @@ class Model(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layer))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_layer))
-        last_norm = nn.LayerNorm if config.norm == 'pre' else nn.Identity   # post: each layer ends with one
+        last_norm = nn.LayerNorm if config.norm == 'pre' else nn.Identity   # post: layers end with a norm
         self.norm_src = last_norm(C)
         self.norm_tgt = last_norm(C)
         self.head = nn.Linear(C, config.vocab_size, bias=False)
@@ -183,8 +184,8 @@ class Model(nn.Module):
                 nn.init.xavier_uniform_(module.weight)                      # Glorot & Bengio (2010)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # Small at first, for two reasons: times sqrt(C) in `embed`, embeddings are about as large as the
-        # sinusoids; and small weights of the head give small logits, a nearly uniform prediction.
+        # Small at first, for two reasons: `embed` multiplies by sqrt(C), so embeddings become about as large
+        # as the sinusoids; and a head with small weights gives small logits, a nearly uniform prediction.
         for embedding in (self.embed_src, self.embed_tgt):
             nn.init.normal_(embedding.weight, std=0.5 / math.sqrt(C))
 
@@ -256,11 +257,13 @@ def check(config):
     """Raise ValueError, with a line per problem, for a configuration that cannot work."""
     problems = []
     for name in ('vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd', 'n_hidden'):
-        if getattr(config, name) < 1:
-            problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
+        value = getattr(config, name)
+        if value < 1:
+            problems.append(f'{name} must be at least 1, got {value}')
     for name in ('dropout', 'label_smoothing'):
-        if not 0 <= getattr(config, name) < 1:
-            problems.append(f'{name} must be in [0, 1), got {getattr(config, name)}')
+        rate = getattr(config, name)
+        if not 0 <= rate < 1:
+            problems.append(f'{name} must be in [0, 1), got {rate}')
     if not problems and (config.n_embd % config.n_head or config.n_embd % 2):
         problems.append(f'n_embd {config.n_embd} must be even and divisible by n_head {config.n_head}')
     if problems:
