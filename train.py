@@ -73,6 +73,7 @@ seed = 1337             # of the rows, the noise and the initial weights
 # --- optimization
 optimizer: Literal['adamw', 'sgd', 'muon'] = 'adamw'    # muon: for the matrices of blocks, AdamW for others
 learning_rate = 1e-3    # the peak
+relative_lr = False     # multiply it by the root mean square of each weight at first, as Adafactor does (T5)
 schedule: Literal['cosine', 'onecycle', 'linear', 'inverse_sqrt', 'constant'] = 'cosine'    # after the warmup
 warmup_iters = 0        # steps of warmup; 0: warmup_fraction decides
 warmup_fraction = 0.05  # of max_iters
@@ -218,8 +219,7 @@ if __name__ == '__main__':
         device = processes.join(device)
         agreed = options | dataclasses.asdict(config) | data.hashes(meta)
         processes.check_agreement(agreed | {'checkpoint': run.first_step})
-    kind = torch.device(device).type
-    autocast = torch.autocast(kind, getattr(torch, dtype), enabled=dtype != 'float32')
+    autocast = torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32')
 
     # --- 3. The data, the model, its optimizers.
     Model = import_module(f'models.{model}').Model
@@ -247,7 +247,8 @@ if __name__ == '__main__':
     buffers = saved_buffers(net).values()           # BatchNorm's statistics
     live = live_weights(net)                        # what the moving average follows, {name: tensor}
     ema_weights = copies(live) if ema else {}
-    optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype)
+    optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype,
+                                 relative_lr)
     state = State()
     if dtype == 'float16':
         # Unscaled, small gradients would become 0. GradScaler begins with 2^16 for a mean; our loss is a sum.
@@ -255,8 +256,7 @@ if __name__ == '__main__':
 
     def micro_batches(step):
         """Return this process's rows of a step, an array (micro-batches, micro_batch_size)."""
-        rows = train.rows(step, batch_size, seed)                   # (batch_size,)
-        rows = rows.reshape(-1, world, micro_batch_size)            # (micro-batches, processes, rows)
+        rows = train.rows(step, batch_size, seed).reshape(-1, world, micro_batch_size)
         return rows[:, rank]
 
     def stop_requested():
@@ -337,7 +337,7 @@ if __name__ == '__main__':
         lr = learning_rate * lr_factor(step, schedule, warmup, max_iters, min_lr / learning_rate)
         for opt in optimizers:
             for group in opt.param_groups:
-                group['lr'] = lr
+                group['lr'] = lr * group.get('scale', 1.0)
         next_parts = micro_batches(step + 1)
         old_buffers = [buffer.clone() for buffer in buffers]        # to restore if the step is not finite
         extra_inputs = {}

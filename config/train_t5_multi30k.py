@@ -11,11 +11,12 @@ dropout = 0.1
 label_smoothing = 0.1
 batch_size = 128
 micro_batch_size = 64
-epochs = 12
-eval_interval = 678
+epochs = 8
+eval_interval = 452
 
 optimizer = 'muon'
-learning_rate = 5e-3
+learning_rate = 4e-2
+relative_lr = True
 schedule = 'onecycle'
 warmup_fraction = 0.1
 beta2 = 0.98

@@ -54,7 +54,7 @@ def warmup_steps(warmup_iters, warmup_fraction, max_iters):
     return warmup if warmup < max_iters else max_iters // 10
 
 
-def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
+def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype, relative=False):
     """Return a list of optimizers. Together they have every trainable parameter, each once.
 
     Weight decay is for the weights of linear and convolution layers, not for embeddings, biases and norms.
@@ -81,6 +81,10 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
         groups.append({'params': no_decay, 'weight_decay': 0.0})
     if decay:
         groups.append({'params': decay, 'weight_decay': weight_decay})
+    muon_groups = [{'params': muon}]
+    if relative:
+        groups = by_scale(net, groups)
+        muon_groups = by_scale(net, muon_groups)
     if optimizer == 'sgd':
         return [torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)]
     optimizers = []
@@ -88,8 +92,27 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype):
         optimizers.append(torch.optim.AdamW(groups, lr, betas, fused=True))
     if muon:
         product_dtype = torch.bfloat16 if dtype == 'bfloat16' else torch.float32
-        optimizers.append(Muon(muon, lr, weight_decay, momentum, product_dtype))
+        optimizers.append(Muon(muon_groups, lr, weight_decay, momentum, product_dtype))
     return optimizers
+
+
+def by_scale(net, groups):
+    """Return groups of an optimizer with the `scale` that their learning rate is multiplied by.
+
+    It is the root mean square of a group's initial weights, so that all weights change at one relative speed,
+    as with Adafactor, by which T5 was trained (Shazeer & Stern 2018, section 8). Weights of one name and
+    shape, such as the queries of all layers, are a group.
+    """
+    name_of = {p: name.split('.')[-2:] for name, p in net.named_parameters()}
+    by_name = {}
+    for i, group in enumerate(groups):
+        for p in group['params']:
+            key = i, *name_of[p], *p.shape
+            by_name.setdefault(key, group | {'params': []})['params'].append(p)
+    for group in by_name.values():
+        squares = torch.stack([p.detach().square().mean() for p in group['params']])
+        group['scale'] = max(squares.mean().sqrt().item(), 1e-3)    # weights may begin at 0
+    return list(by_name.values())
 
 
 def in_blocks(net):

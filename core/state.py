@@ -139,6 +139,9 @@ def unpack(checkpoint, net, ema_weights, optimizers, dtype, first_scale):
         average.copy_(averages[name])
     for own, saved in zip(optimizers, checkpoint['optimizers'], strict=True):
         groups = own.state_dict()['param_groups']       # a new learning rate or weight decay shall apply
+        for group, saved_group in zip(groups, saved['param_groups'], strict=True):
+            if 'scale' in saved_group:                  # of the initial weights, which net had no more
+                group['scale'] = saved_group['scale']
         own.load_state_dict({'state': saved['state'], 'param_groups': groups})
     state = State(**{field.name: checkpoint[field.name] for field in dataclasses.fields(State)})
     if checkpoint['keys']['dtype'] != dtype:        # another dtype needs another scale
