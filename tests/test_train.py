@@ -139,6 +139,23 @@ def test_muon_takes_the_filters_of_blocks(name, fields, rest):
     assert {n for n, p in net.named_parameters() if p.dim() > 1 and id(p) not in taken} == rest
 
 
+@pytest.mark.parametrize('optimizer', ['adamw', 'sgd', 'muon'])
+def test_a_relative_learning_rate_is_scaled_by_the_root_mean_square_of_the_initial_weights(optimizer):
+    net = gpt.Model(gpt.Config(n_layer=2, n_head=2, n_embd=16))
+    nn.init.zeros_(net.head.weight)
+    name_of = {p: name for name, p in net.named_parameters()}
+    made = optim.make_optimizers(net, optimizer, 1e-3, 0.1, (0.9, 0.99), 0.9, 'float32', relative=True)
+    seen = []
+    for group in (group for opt in made for group in opt.param_groups):
+        names = {name_of[p].split('.', 2)[-1] for p in group['params']}
+        assert len(names) == 1                              # the same matrix of every block
+        weights = torch.cat([p.detach().flatten() for p in group['params']])
+        expected = max(weights.square().mean().sqrt().item(), 1e-3)
+        assert group['scale'] == pytest.approx(expected, rel=1e-5)
+        seen += group['params']
+    assert len(seen) == len(set(seen)) == len(name_of)
+
+
 def test_muon_takes_the_matrices_of_the_blocks_only():
     net = gpt.Model(gpt.Config(n_layer=2, n_embd=8, n_head=2))
     _, muon = optim.make_optimizers(net, 'muon', 1e-3, 0.0, (0.9, 0.99), 0.9, 'float32')
@@ -256,6 +273,20 @@ def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimize
     a, b = (load_checkpoint(tmp_path / name / 'last.pt') for name in ('killed', 'straight'))
     assert all(torch.equal(a['model'][name], b['model'][name]) for name in a['model'])
     assert all(torch.equal(a['ema'][name], b['ema'][name]) for name in a['ema'])
+
+
+def test_a_resumed_run_keeps_the_scales_of_its_first_weights(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', '--relative_lr=True', '--learning_rate=0.3', '--optimizer=muon']
+    launch('train.py', *argv, f'--out_dir={tmp_path}/first', '--max_iters=5')
+    weights = f'--init_from={tmp_path}/first'
+    for name in 'straight', 'resumed':
+        code, text = launch('train.py', *argv, weights, f'--out_dir={tmp_path}/{name}', '--schedule=constant',
+                            f'--max_iters={10 if name == "resumed" else 20}')
+        assert code == 0, text
+    code, text = launch('train.py', *argv, '--init_from=resume', f'--out_dir={tmp_path}/resumed',
+                        '--schedule=constant', '--max_iters=20')
+    assert code == 0, text
+    assert losses(tmp_path / 'resumed') == losses(tmp_path / 'straight')
 
 
 def test_evaluations_change_no_training_loss(launch, toy, tmp_path):
