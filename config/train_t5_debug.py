@@ -14,7 +14,8 @@ max_iters = 1200
 eval_interval = 400
 
 optimizer = 'muon'
-learning_rate = 5e-3
+learning_rate = 4e-2
+relative_lr = True
 schedule = 'onecycle'
 warmup_fraction = 0.1
 weight_decay = 0.0
