@@ -1,6 +1,7 @@
 """English to French on Multi30k with a small T5, from scratch, on a CPU.
 
-Every source sentence begins with the name of its task, "translate English to French: ".
+Every source sentence begins with the name of its task, "translate English to French: ". 55.6 BLEU on the test
+set of 2016 by a beam of 4 (one run), after 27 minutes on two CPU cores with bfloat16: results/t5.md.
 """
 dataset = 'multi30k_t5'
 
