@@ -19,7 +19,7 @@ from data.tokenizers import Bytes
 # --- options
 tasks = 'copy,reverse,sort'     # one or more of them
 max_length = 8                  # letters; the shortest source has one
-n_train = 30_000                # rows to train on; val and test have 500 each
+n_train = 150_000               # rows to train on; val and test have 500 each
 seed = 1337                     # of the letters
 out = 'toy'                     # name of the data set
 
