@@ -37,9 +37,9 @@ def logistic_log_prob(params, x):
     """Return ln p of pixels x (B, C, H, W) in [0, 1], by logistic distributions cut into 256 bins."""
     mean, raw_scale, slope = params.chunk(3, 1)
     residual = x - mean.sigmoid()
-    zero = torch.zeros_like(residual[:, :1])
-    before = torch.cat([zero, residual[:, :-1]], 1)             # R gets 0, G that of R, B that of G only;
-    residual = residual - slope * before            # in PixelCNN++ (Salimans et al. 2017, eq. 3) B of both
+    # As in PixelCNN++ (Salimans et al. 2017, equation 3), but B depends on G alone, not on R too.
+    before = F.pad(residual[:, :-1], (0, 0, 0, 0, 1, 0))        # the residual of the colour before; of R: 0
+    residual = residual - slope * before
     scale = raw_scale.sigmoid() / 4 + 5e-4                      # at least an eighth of a bin
     upper = (residual + 0.5 / 255) / scale
     lower = (residual - 0.5 / 255) / scale
