@@ -377,7 +377,7 @@ def test_encode_returns_the_mean_of_the_posterior_or_samples_of_it():
 # --- options
 
 @pytest.mark.parametrize('fields', [
-    {'waves': 31}, {'waves': -1}, {'waves': 785}, {'waves': 800, 'latent': 790}])
+    {'waves': 31}, {'waves': -1}])
 def test_a_number_of_dct_basis_functions_below_latent_or_above_the_number_of_values_is_an_error(fields):
-    with pytest.raises(ValueError, match='waves must be 0 or from latent=.* to C H W, got'):
+    with pytest.raises(ValueError, match='waves must be 0 or at least latent=.*, got'):
         cvae_prior.Config(**fields)

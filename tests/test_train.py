@@ -276,7 +276,8 @@ def test_resume_after_a_kill_is_bit_exact(start, launch, toy, tmp_path, optimize
 
 
 def test_a_resumed_run_keeps_the_scales_of_its_first_weights(launch, toy, tmp_path):
-    argv = [*TINY, f'--dataset={toy}', '--relative_lr=True', '--learning_rate=0.3', '--optimizer=muon']
+    argv = [*TINY, f'--dataset={toy}', '--relative_lr=True', '--learning_rate=0.3', '--optimizer=muon',
+            '--warmup_iters=1']
     launch('train.py', *argv, f'--out_dir={tmp_path}/first', '--max_iters=5')
     weights = f'--init_from={tmp_path}/first'
     for name in 'straight', 'resumed':
@@ -576,7 +577,7 @@ SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
           'classifier': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--n_hidden=32', '--batch_size=8',
                          '--micro_batch_size=4'],
           'cvae': ['--width=4', '--batch_size=8'],
-          'cvae_prior': ['--width=4', '--batch_size=8'],
+          'cvae_prior': ['--width=4', '--latent=8', '--waves=16', '--batch_size=8'],
           'unet': ['--width=2', '--depth=2', '--batch_size=8', '--shift=2']}
 
 
