@@ -37,7 +37,8 @@ def test_multi30k_is_kept_as_published(prepare, tmp_path):
     entries = len({i for pair in found for ids in pair for i in ids} - {1})
     assert f'has {mean[0]:.1f} en + {mean[1]:.1f} fr tokens' in text
     assert f'{entries} of {meta["info"]["vocab_size"]} vocabulary entries' in text
-    assert meta['options'] == {'vocab_size': 300} and len(meta['source']) == 8
+    assert meta['options'] == {'vocab_size': 300, 'tokenizer': '', 'prefix': ''}
+    assert len(meta['source']) == 8
     assert meta['source'][0]['url'].endswith('/task1/raw/train.en.gz')
     prepare('multi30k', multi30k(CAPTIONS), SMALL, out='again')
     assert (tmp_path / 'out/meta.json').read_bytes() == (tmp_path / 'again/meta.json').read_bytes()
