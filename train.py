@@ -347,8 +347,8 @@ if __name__ == '__main__':
         # The gradient of (sum of losses) / (sum of counts) over the global batch. The mean is taken here,
         # once: the split into micro-batches and processes cannot change it.
         sums = gradients(wrapped, train, parts, next_parts[0], autocast, state.scale, extra_inputs)
-        # Ctrl-C may reach one process only: its flag travels with the sums, without a message more.
-        sums['stop'] = torch.full_like(sums['loss'], run.signal > 0)
+        # Ctrl-C may reach one process only: its signal travels with the sums, without a message more.
+        sums['stop'] = torch.full_like(sums['loss'], run.signal)
         sums = processes.all_reduce(sums)
         # p.grad is scale * d(sum of losses) / world, since DDP averages. Wanted is d(sum of losses) / count.
         factor = world / (sums['count'] * state.scale)
