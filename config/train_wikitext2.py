@@ -4,14 +4,14 @@ Not run yet.
 """
 dataset = 'wikitext2'
 
-n_layer = 6
+n_layer = 4
 n_head = 3
 n_embd = 192
-block_size = 128
+n_frequent = 1000
+block_size = 256
 dropout = 0.2
-tie = True
-batch_size = 16
-epochs = 5
+batch_size = 8
+epochs = 10
 max_minutes = 45
 eval_interval = 1019
 

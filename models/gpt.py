@@ -28,6 +28,7 @@ class Config:
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # positional encoding
     flash: Literal['auto', True, False] = 'auto'    # use scaled_dot_product_attention; auto: only on CUDA
     tie: bool = False               # one matrix for the embedding and the head
+    n_frequent: int = 0             # adaptive softmax, its first part for this many ids; 0: plain softmax
 
     def __post_init__(self):
         check(self)
@@ -150,6 +151,12 @@ class Model(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie:
             self.head.weight = self.embed.weight
+        n = config.n_frequent
+        if n:
+            # A softmax over 33,278 words costs more than the blocks. An adaptive softmax (Grave et al. 2017)
+            # has clusters: p(word) = p(cluster) p(word | cluster). Logits of a rare cluster are computed where
+            # the target is in it only, and with a smaller width. Ids must be sorted by frequency.
+            self.head = nn.AdaptiveLogSoftmaxWithLoss(config.n_embd, config.vocab_size, [n, 9 * n])
         for name, weight in self.named_parameters():
             std = 0.02
             # The blocks make 2 n_layer additions to the residual stream. These smaller weights keep its
@@ -158,8 +165,8 @@ class Model(nn.Module):
                 std = 0.02 / math.sqrt(2 * config.n_layer)
             nn.init.normal_(weight, std=std)
 
-    def logits(self, tokens, kv_cache=None):
-        """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32.
+    def features(self, tokens, kv_cache=None):
+        """Return what the head reads at every position: (B, T) ids -> x (B, T, n_embd).
 
         A kv_cache (n_layer, 2, B, nh, S, hs) begins with the keys and values of S - T earlier tokens; those
         of `tokens` are written to its end.
@@ -181,13 +188,28 @@ class Model(nn.Module):
         x = self.drop(norm(x))
         for block, block_cache in zip(self.blocks, caches):
             x = block(x, rope, block_cache)
-        return self.head(norm(x)).float()                                       # (B, T, vocab_size)
+        return norm(x)
+
+    def logits(self, tokens, kv_cache=None):
+        """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
+        x = self.features(tokens, kv_cache)                                     # (B, T, n_embd)
+        if self.config.n_frequent:
+            log_p = self.head.log_prob(x.flatten(0, 1).float())                 # (B * T, vocab_size)
+            return log_p.view(*tokens.shape, -1)
+        return self.head(x).float()                                             # (B, T, vocab_size)
+
+    def nll(self, x, target):
+        """Return the sum of -ln p(target) in nats over features x (n, n_embd) and targets (n,)."""
+        if self.config.n_frequent:
+            with torch.autocast(x.device.type, enabled=False):  # the module needs one dtype in all its parts
+                return -self.head(x.float(), target).output.sum()
+        return F.cross_entropy(self.head(x).float(), target, reduction='sum')
 
     def forward(self, tokens):
         """Return sums over windows (B, T + 1): `loss` in nats and `count` of tokens."""
-        logits = self.logits(tokens[:, :-1]).flatten(0, 1)                      # (B * T, vocab_size)
+        x = self.features(tokens[:, :-1])                                       # (B, T, n_embd)
         target = tokens[:, 1:].flatten()                                        # (B * T,)
-        loss = F.cross_entropy(logits, target, reduction='sum')
+        loss = self.nll(x.flatten(0, 1), target)
         count = torch.full_like(loss, target.numel())   # a tensor: sums travel between processes together
         return {'loss': loss, 'count': count}
 
@@ -241,6 +263,11 @@ def check(config):
     for name in ('vocab_size', 'block_size', 'n_layer', 'n_head'):
         if getattr(config, name) < 1:
             problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
+    n = config.n_frequent
+    if n < 0 or n and not n * 9 < config.vocab_size:
+        problems.append(f'n_frequent must be 0 or less than a ninth of the {config.vocab_size} ids, got {n}')
+    if n and config.tie:
+        problems.append('tie needs a plain softmax, n_frequent=0')
     if not 0 <= config.dropout < 1:
         problems.append(f'dropout must be in [0, 1), got {config.dropout}')
     if config.n_embd < 4 * config.n_head:       # QK norm of 2 numbers is always (1, -1) or (-1, 1)

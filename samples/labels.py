@@ -63,7 +63,9 @@ def attention_to_tokens(net, text):
     weights = []
 
     def record(module, arguments, output):
-        weights.append(module.attention_weights(*arguments))        # (1, nh, 1 + T, 1 + T)
+        x, mask, rope = arguments
+        q, k, _ = module.queries_keys_values(x, rope)
+        weights.append(module.attention_weights(q, k, mask))        # (1, nh, 1 + T, 1 + T)
 
     hook = module.register_forward_hook(record)
     net.logits(text)

@@ -121,14 +121,25 @@ def test_without_positions_the_order_does_not_matter_and_with_them_it_does():
 
 
 @torch.no_grad()
-def test_token_dropout_takes_whole_embeddings_and_only_in_training():
-    model = make(token_dropout=0.5, dropout=0.0)
+def test_token_dropout_leaves_out_positions_in_training_only():
+    model = make(token_dropout=0.25, dropout=0.0)
     text = torch.randint(2, 19, (50, 12))
-    assert torch.equal(model.logits(text), model.logits(text))
-    x = model.train().embed_text(text)[0]                       # (50, 13, C)
-    gone = x == 0
-    assert torch.equal(gone.any(2), gone.all(2))
-    assert 0.4 < gone.any(2).float().mean() < 0.6
+    x, _, _, is_token = model.embed_text(text)                  # (50, 13, C)
+    assert x.size(1) == 13
+    fewer, mask, _, is_token = model.train().embed_text(text)
+    assert fewer.shape[:2] == is_token.shape == (50, 10)        # the class token and 9 of 12
+    assert mask.size(-1) == 10
+    where = [position for position in range(13) if (fewer == x[:, position:position + 1]).all((0, 2)).any()]
+    assert where[0] == 0 and len(where) == 10
+    assert torch.equal(fewer, x[:, where])                      # in order, each with its own position
+    again = model.embed_text(text)[0]
+    assert not torch.equal(fewer, again)
+
+
+@torch.no_grad()
+def test_both_forms_of_attention_have_the_same_logits():
+    text = padded([3, 8, 5, 9], [4], [])
+    assert torch.allclose(make(flash=True).logits(text), make(flash=False).logits(text), atol=1e-5)
 
 
 def test_label_smoothing_changes_the_loss_but_not_what_is_reported():

@@ -195,6 +195,59 @@ def test_tied_weights_are_one_before_and_after_loading():
     assert again.head.weight is again.embed.weight and torch.equal(again.head.weight, model.embed.weight)
 
 
+# --- adaptive softmax
+
+def make_adaptive():
+    """A model of 40 ids in clusters of 3, 24 and 13."""
+    return make(vocab_size=40, n_frequent=3)
+
+
+@torch.no_grad()
+def test_adaptive_softmax_is_the_probability_of_a_cluster_times_that_of_an_id_in_it():
+    model = make_adaptive()
+    tokens = torch.randint(0, 40, (2, 16))
+    x = model.features(tokens)
+    head = (x @ model.head.head.weight.T).softmax(-1)                       # 3 ids and 2 clusters
+    parts = [head[..., :3]]
+    for i, tail in enumerate(model.head.tail):
+        narrow = x @ tail[0].weight.T
+        parts.append(head[..., 3 + i, None] * (narrow @ tail[1].weight.T).softmax(-1))
+    p = torch.cat(parts, -1)
+    assert [part.size(-1) for part in parts] == [3, 24, 13]
+    assert torch.allclose(p.sum(-1), torch.ones(2, 16))
+    assert torch.allclose(model.logits(tokens).exp(), p, atol=1e-6)
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+def test_the_loss_of_an_adaptive_softmax_is_the_cross_entropy_of_its_logits(autocast):
+    model = make_adaptive()
+    tokens = torch.randint(0, 40, (4, 17))
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        loss = model(tokens)['loss']
+        logits = model.logits(tokens[:, :-1])
+    assert logits.dtype == loss.dtype == torch.float32
+    expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction='sum')
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2 if autocast else 1e-5)
+    of_loss = torch.autograd.grad(loss, list(model.parameters()))
+    of_logits = torch.autograd.grad(expected, list(model.parameters()))
+    if not autocast:
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(of_loss, of_logits))
+
+
+def test_a_model_with_an_adaptive_softmax_generates():
+    model = make_adaptive()
+    prompt = torch.tensor([[1, 2, 3]])
+    plain = [token.item() for token in model.generate(prompt, 20, lambda logits: logits.argmax(-1))]
+    cached = [token.item() for token in model.generate_cached(prompt, 20, lambda logits: logits.argmax(-1))]
+    assert len(plain) == 20 and plain == cached
+
+
+@pytest.mark.parametrize('changes', [dict(n_frequent=-1), dict(n_frequent=5), dict(n_frequent=1, tie=True)])
+def test_an_adaptive_softmax_that_cannot_work_is_an_error(changes):
+    with pytest.raises(ValueError, match='n_frequent'):
+        Config(vocab_size=40, **changes)
+
+
 @pytest.mark.parametrize('n_embd, n_head, head_size', [(192, 3, 64), (16, 3, 4), (100, 7, 14)])
 def test_the_size_of_a_head_is_even(n_embd, n_head, head_size):
     assert Config(n_embd=n_embd, n_head=n_head).head_size == head_size

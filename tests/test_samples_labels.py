@@ -108,7 +108,9 @@ def test_attention_to_tokens_is_the_mean_over_heads_and_over_those_that_attend(t
     text = torch.tensor([tokenizer.encode(LINES[1])])
     x, mask, rope, _ = net.embed_text(text)
     x = net.blocks[0](x, mask, rope)
-    weights = net.blocks[1].attention.attention_weights(net.blocks[1].norm1(x), mask, rope)[0]
+    attention = net.blocks[1].attention
+    q, k, _ = attention.queries_keys_values(net.blocks[1].norm1(x), rope)
+    weights = attention.attention_weights(q, k, mask)[0]
     assert torch.allclose(weights.sum(2), torch.ones(weights.shape[:2]))
     rows = weights.mean(0)
     expected = rows[0] if pool == 'first' else rows.mean(0)
@@ -121,8 +123,8 @@ def test_attention_weights_times_values_are_what_attention_adds(trained):
     attention = net.blocks[0].attention
     x = torch.randn(2, 5, 16)
     mask = torch.tensor([[0.0] * 5, [0.0] * 3 + [-torch.inf] * 2])[:, None, None]
-    _, _, v = attention.queries_keys_values(x, None)
-    y = attention.attention_weights(x, mask, None) @ v
+    q, k, v = attention.queries_keys_values(x, None)
+    y = attention.attention_weights(q, k, mask) @ v
     assert torch.allclose(attention(x, mask, None), attention.proj(y.transpose(1, 2).flatten(2)), atol=1e-5)
 
 

@@ -598,6 +598,9 @@ def test_every_config_trains(launch, toy, tmp_path, config):
         path = tmp_path / 'texts'
         rows = [texts.Row('a good film', 'pos', ''), texts.Row('a bad film', 'neg', '')] * 8
         texts.save(str(path), {'train': rows, 'val': rows[:3], 'test': rows[:2]}, 258)
+    shrink = SHRINK[model]
+    if 'n_frequent' in keys:
+        shrink = [*shrink, '--n_frequent=1']
     code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
-                        '--max_iters=2', '--eval_interval=1', '--target=0', '--device=cpu', *SHRINK[model])
+                        '--max_iters=2', '--eval_interval=1', '--target=0', '--device=cpu', *shrink)
     assert code == 0 and load_checkpoint(tmp_path / 'a/last.pt')['done'], text
