@@ -156,7 +156,8 @@ class Model(nn.Module):
             # A softmax over 33,278 words costs more than the blocks. An adaptive softmax (Grave et al. 2017)
             # has clusters: p(word) = p(cluster) p(word | cluster). Logits of a rare cluster are computed where
             # the target is in it only, and with a smaller width. Ids must be sorted by frequency.
-            self.head = nn.AdaptiveLogSoftmaxWithLoss(config.n_embd, config.vocab_size, [n, 9 * n])
+            cutoffs = [n, 9 * n]
+            self.head = nn.AdaptiveLogSoftmaxWithLoss(config.n_embd, config.vocab_size, cutoffs)
         for name, weight in self.named_parameters():
             std = 0.02
             # The blocks make 2 n_layer additions to the residual stream. These smaller weights keep its

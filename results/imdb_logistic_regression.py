@@ -1,4 +1,4 @@
-"""Classify the texts of a data set by logistic regression on bags of words, to compare with models/classifier.py.
+"""Classify texts by logistic regression on bags of words, to compare with models/classifier.py.
 
     pip install scikit-learn
     python results/imdb_logistic_regression.py

@@ -52,8 +52,8 @@ def test_the_script_prints_perplexity_per_token_and_per_word(launch, tmp_path):
     splits = {'train': tokens, 'val': tokens, 'test': tokens}
     data.save(str(path), splits, {'tokens': 'stream'}, info, tokenizer.json())
     run = tmp_path / 'run'
-    code, text = launch('train.py', f'--dataset={path}', f'--out_dir={run}', '--n_layer=1', '--n_head=1', '--n_embd=8',
-                        '--block_size=16', '--batch_size=4', '--max_iters=2', '--device=cpu')
+    code, text = launch('train.py', f'--dataset={path}', f'--out_dir={run}', '--n_layer=1', '--n_head=1',
+                        '--n_embd=8', '--block_size=16', '--batch_size=4', '--max_iters=2', '--device=cpu')
     assert code == 0, text
     code, text = launch('results/perplexity.py', f'--out_dir={run}', '--stride=4', '--device=cpu')
     assert code == 0, text
