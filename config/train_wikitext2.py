@@ -1,17 +1,17 @@
-"""A word-level GPT on WikiText-2, 9 M parameters of which 6.4 M embed 33,278 words, for a CPU.
+"""A word-level GPT on WikiText-2, 13 M parameters of which 8.5 M embed 33,278 words, for a CPU.
 
 Not run yet.
 """
 dataset = 'wikitext2'
 
 n_layer = 4
-n_head = 3
-n_embd = 192
+n_head = 4
+n_embd = 256
 n_frequent = 1000
 block_size = 256
-dropout = 0.2
+dropout = 0.3
 batch_size = 8
-epochs = 10
+epochs = 12
 max_minutes = 45
 eval_interval = 1019
 
