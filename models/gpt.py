@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 @dataclass
 class Config:
-    vocab_size: int = 65            # filled from the data set
+    vocab_size: int = 50_257        # filled from the data set
     block_size: int = 256           # context length in tokens
     n_layer: int = 6                # number of blocks
     n_head: int = 3                 # attention heads, each n_embd // n_head wide, rounded down to even
