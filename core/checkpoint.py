@@ -23,7 +23,7 @@ from core.migration import migrate
 from data import pretrained
 
 FORMAT = 1
-PRETRAINED = 't5',      # models with a from_pretrained, by their name in Hugging Face's config.json
+PRETRAINED = 't5', 'gpt2'   # models with a from_pretrained, by their name in Hugging Face's config.json
 REQUIRED = {'model': dict, 'keys': dict, 'config': dict, 'step': int}   # every checkpoint has these
 
 

@@ -2,7 +2,7 @@
 
     python data/pretrained.py out/t5_multi30k FOLDER
 
-Then, with transformers: T5ForConditionalGeneration.from_pretrained('FOLDER'). A model can be exported if
+Then, with transformers: AutoModel.from_pretrained('FOLDER'). A model can be exported if
 data/pretrained_MODEL.py knows its names there.
 """
 import os
@@ -14,7 +14,6 @@ from core import errors
 from core.checkpoint import build_model, find_checkpoint, load_checkpoint
 from core.errors import UserError
 from data import tokenizers
-from data.unigram import Unigram
 
 
 def export(path, folder):
@@ -28,9 +27,9 @@ def export(path, folder):
         raise UserError(f'{file}: expected a model with a file data/pretrained_MODEL.py, found {name}')
     net = build_model(checkpoint)
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
-    if not isinstance(tokenizer, Unigram):
+    if not hasattr(tokenizer, 'tokenizer_json'):
         kind = checkpoint['tokenizer']['kind'] if tokenizer else 'none'
-        print(f'no tokenizer.json is written: the tokenizer of the run is {kind}, expected unigram')
+        print(f'no tokenizer.json is written: the tokenizer of the run is {kind}, expected unigram or gpt2')
         tokenizer = None
     import_module(f'data.pretrained_{name}').write(folder, net, tokenizer)
     print(f'{file} is now in {folder}')

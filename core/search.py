@@ -1,7 +1,8 @@
 """Choose tokens from a model's logits: greedily, by sampling, by beam search.
 
-The first functions choose one next token, for any model that predicts tokens. The others write a whole target
-for each source. All they know of the model is a function `step`; `Decoder` is that of an encoder-decoder:
+The first functions choose one next token, for any model that predicts tokens. `generate` continues a text
+with them. The others write a whole target for each source. All they know of the model is a function `step`;
+`Decoder` is that of an encoder-decoder:
 
     step(tokens, parents, sources) -> logits (N, V) of the next token of N unfinished targets
         tokens (N, T): what they have so far; the first token of each is 0
@@ -10,6 +11,8 @@ for each source. All they know of the model is a function `step`; `Decoder` is t
 
 A token 1 ends a sentence, a token 0 stands before a target and pads a source.
 """
+import math
+
 import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -59,6 +62,50 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, generator=Non
     probability = truncate(logits, top_k, top_p, min_p).softmax(-1)
     return torch.multinomial(probability, 1, generator=generator).squeeze(1)
 
+
+# --- continuing a text
+
+@torch.inference_mode()
+def generate(net, tokens, max_new_tokens, choose):
+    """Yield the next token of each row of tokens (B, S): ids (B,), max_new_tokens times.
+
+    choose: a function from logits (B, vocab_size) to ids (B,). A context that grows longer than block_size is
+    cut to its newer half. This is the plain loop, against which generate_cached is tested.
+    """
+    block_size = net.config.block_size
+    half = math.ceil(block_size / 2)
+    for _ in range(max_new_tokens):
+        if tokens.size(1) > block_size:
+            tokens = tokens[:, -half:]
+        logits = net.logits(tokens)                                     # (B, S, vocab_size)
+        next_token = choose(logits[:, -1])                              # (B,)
+        yield next_token
+        tokens = torch.cat([tokens, next_token[:, None]], dim=1)        # (B, S + 1)
+
+
+@torch.inference_mode()
+def generate_cached(net, tokens, max_new_tokens, choose):
+    """Yield what `generate` yields, but keep the keys and values of tokens instead of reading them again.
+
+    Cutting half of a context refills the cache, so that happens every block_size / 2 tokens.
+    """
+    block_size = net.config.block_size
+    half = math.ceil(block_size / 2)
+    kv_cache = net.empty_kv_cache(len(tokens))
+    n_cached = 0                                # how many of `tokens` have their keys and values in the cache
+    for _ in range(max_new_tokens):
+        if tokens.size(1) > block_size:
+            tokens = tokens[:, -half:]
+            n_cached = 0                        # positions have changed, and with them keys and values
+        S = tokens.size(1)
+        logits = net.logits(tokens[:, n_cached:], kv_cache[..., :S, :])
+        next_token = choose(logits[:, -1])                              # (B,)
+        yield next_token
+        tokens = torch.cat([tokens, next_token[:, None]], dim=1)        # (B, S + 1)
+        n_cached = S
+
+
+# --- writing a target for each source
 
 class Decoder:
     """The `step` described above, of a model with `encode` and `decode`, for the n sources in src (n, S).

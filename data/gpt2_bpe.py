@@ -3,17 +3,22 @@
     tokenizer = load(fetch_vocabulary())
     tokenizer.encode('Hello world')         # [15496, 995]; meta.json keeps tokenizer.json()
 
+A Hugging Face folder has the same merges in tokenizer.json or merges.txt, and the ids beside them.
+
     id    0 ... 255   256 ... 50255                  50256
           the bytes   the merges, in their order     <|endoftext|>
 
 bpe.py explains the method. tiktoken does the encoding, from a file whose hash is checked first.
 """
+import json
+
 import tiktoken
 
 from data import bpe
 from data.download import fetch
 
 URL = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe'
+END = '<|endoftext|>'
 SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'
 
 
@@ -70,10 +75,56 @@ class GPT2:
         """Return what `tokenizers.load` makes the tokenizer from."""
         return {'kind': 'gpt2', 'vocab_bpe': self.vocab_bpe}
 
+    def vocabulary(self):
+        """Return {token: id} of all ids. A byte of a token is the character that vocab.bpe has for it."""
+        character_of = {byte[0]: character for byte, character in zip(self.tokens, byte_order())}
+        vocabulary = {}
+        for i, token in enumerate(self.tokens[:self.end]):
+            vocabulary[''.join(character_of[byte] for byte in token)] = i
+        return vocabulary | {END: self.end}
+
+    def tokenizer_json(self):
+        """Return the text of a tokenizer.json for the libraries."""
+        steps = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+        merges = self.vocab_bpe.strip().split('\n')[1:]
+        model = {'type': 'BPE', 'dropout': None, 'unk_token': None, 'continuing_subword_prefix': '',
+                 'end_of_word_suffix': '', 'fuse_unk': False, 'byte_fallback': False,
+                 'vocab': self.vocabulary(), 'merges': [merge.split(' ') for merge in merges]}
+        end = {'id': self.end, 'content': END, 'single_word': False, 'lstrip': False, 'rstrip': False,
+               'normalized': False, 'special': True}
+        spec = {'version': '1.0', 'truncation': None, 'padding': None, 'added_tokens': [end],
+                'normalizer': None, 'pre_tokenizer': steps, 'post_processor': steps, 'decoder': steps,
+                'model': model}
+        return json.dumps(spec, ensure_ascii=False, separators=(',', ':'))
+
 
 def load(vocab_bpe):
     """Return the tokenizer that the text of a vocab.bpe describes."""
     return GPT2(vocab_bpe)
+
+
+def from_tokenizer_json(spec):
+    """Return the tokenizer of a tokenizer.json. Raises ValueError if it is not one like GPT-2's."""
+    steps = spec['pre_tokenizer']
+    if spec['normalizer'] or steps['type'] != 'ByteLevel' or steps['add_prefix_space']:
+        raise ValueError('expected a ByteLevel pre_tokenizer without add_prefix_space and no normalizer')
+    merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in spec['model']['merges']]
+    added = {token['content']: token['id'] for token in spec['added_tokens']}
+    return from_merges(merges, spec['model']['vocab'] | added)
+
+
+def from_merges(merges, vocabulary):
+    """Return the tokenizer of merges, ['Ġ t', ...], whose ids are {token: id} in another file.
+
+    Raises ValueError if the two do not match, with the first token for which they do not.
+    """
+    tokenizer = GPT2('\n'.join(['#version: 0.2', *merges]) + '\n')
+    expected = tokenizer.vocabulary()
+    for token in [*expected, *vocabulary]:
+        if vocabulary.get(token) != expected.get(token):
+            raise ValueError(f'the merges and the ids do not match: expected {token!r} to be '
+                             f'{expected.get(token)}, found {vocabulary.get(token)}')
+    return tokenizer
 
 
 def fetch_vocabulary():

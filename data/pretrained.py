@@ -2,7 +2,7 @@
 
     config = read_config('t5-small')            # config.json, a dict
     weights = read_weights('t5-small')          # model.safetensors, {name: tensor}
-    tokenizer = read_tokenizer('t5-small')      # tokenizer.json, for T5's kind; None if there is none
+    tokenizer = read_tokenizer('t5-small')      # tokenizer.json or GPT-2's files; None if there are none
     write('copy', config, weights, tokenizer)
 
 As a script it writes such a folder from a run: python data/pretrained.py out/t5_multi30k FOLDER
@@ -28,10 +28,12 @@ from pathlib import Path
 import torch
 
 from core.errors import UserError
-from data import store, unigram
+from data import gpt2_bpe, store, unigram
 
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'      # which tensor is in which file, if there are several
+PICKLE = 'pytorch_model.bin'                # what there was before .safetensors
+GPT2_FILES = [('merges.txt', 'vocab.json'), ('vocab.bpe', 'encoder.json')]  # Hugging Face's and OpenAI's
 MAX_HEADER = 100_000_000                    # bytes; the limit of the safetensors library too
 DTYPES = {
     'BOOL': torch.bool, 'U8': torch.uint8, 'U16': torch.uint16, 'U32': torch.uint32, 'U64': torch.uint64,
@@ -58,11 +60,22 @@ def read_weights(folder):
         return read_safetensors(folder / WEIGHTS)
     if (folder / INDEX).exists():
         return read_sharded(folder)
-    lines = [f'{folder}: expected {WEIGHTS} or {INDEX}, found neither']
-    if any(folder.glob('pytorch_model*.bin')):
-        lines.append('pytorch_model.bin is pickled Python, which could execute anything: convert it with '
-                     'transformers, model.save_pretrained(FOLDER)')
-    raise UserError(*lines)
+    if (folder / PICKLE).exists():
+        return read_pickle(folder / PICKLE)
+    raise UserError(f'{folder}: expected {WEIGHTS}, {INDEX} or {PICKLE}, found none of them')
+
+
+def read_pickle(file):
+    """Return the tensors of a pytorch_model.bin. What is not plain data is an error and not executed."""
+    try:
+        weights = torch.load(file, map_location='cpu', weights_only=True)
+    except Exception as error:          # damage can show itself as any exception
+        reason = str(error).strip().split('\n')[0]
+        raise UserError(f'{file}: expected tensors, found {type(error).__name__}: {reason}')
+    values = weights.values() if isinstance(weights, dict) else [None]
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        raise UserError(f'{file}: expected a dict of tensors, found something else')
+    return weights
 
 
 def read_sharded(folder):
@@ -153,19 +166,42 @@ def check_layout(file, header, size):
         raise UserError(f'{file}: expected {position:,} bytes after the header, found {size:,}')
 
 
-def read_tokenizer(folder):
-    """Return the tokenizer that a folder's tokenizer.json describes, None if there is no such file.
+def copy_weights(parameters, weights):
+    """Copy weights into parameters, both {Hugging Face's name: tensor}. Other weights are ignored.
 
-    Raises UserError for a tokenizer that is not like T5's, and for a damaged file.
+    Raises UserError for a tensor that is missing, or has another shape or dtype.
     """
-    file = Path(folder) / 'tokenizer.json'
-    if not file.exists():
-        return None
-    spec = read_json(file)
+    for name, parameter in parameters.items():
+        expected = f'{name}: expected {parameter.dtype} {tuple(parameter.shape)}'
+        if name not in weights:
+            raise UserError(f'{expected}, found no such tensor')
+        tensor = weights[name]
+        if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+            raise UserError(f'{expected}, found {tensor.dtype} {tuple(tensor.shape)}')
+        parameter.data.copy_(tensor)
+
+
+def read_tokenizer(folder):
+    """Return the tokenizer of a folder like T5's or GPT-2's, None if there is no file of one.
+
+    Raises UserError for a tokenizer of another kind, and for a damaged file.
+    """
+    folder = Path(folder)
+    file = folder / 'tokenizer.json'
     try:
-        return unigram.Unigram(spec)
+        if file.exists():
+            spec = read_json(file)
+            if spec['model']['type'] == 'BPE':
+                return gpt2_bpe.from_tokenizer_json(spec)
+            return unigram.Unigram(spec)
+        for merges, ids in GPT2_FILES:
+            file = folder / merges
+            if file.exists():
+                lines = file.read_text(encoding='utf-8').strip().split('\n')
+                return gpt2_bpe.from_merges(lines[1:], read_json(folder / ids))
+        return None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        reason = error if type(error) is ValueError else f'not a whole tokenizer.json: {error!r}'
+        reason = error if type(error) is ValueError else f'not a whole {file.name}: {error!r}'
         raise UserError(f'{file}: {reason}')
 
 

@@ -137,15 +137,9 @@ def load_weights(model, weights):
 
     Raises UserError for a tensor that is missing, or has another shape or dtype.
     """
-    for name, parameter in model.named_parameters():
-        theirs = hf_name(name, model.config.gated)
-        expected = f'{theirs}: expected {parameter.dtype} {tuple(parameter.shape)}'
-        if theirs not in weights:
-            raise UserError(f'{expected}, found no such tensor')
-        tensor = weights[theirs]
-        if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-            raise UserError(f'{expected}, found {tensor.dtype} {tuple(tensor.shape)}')
-        parameter.data.copy_(tensor)
+    gated = model.config.gated
+    parameters = {hf_name(name, gated): parameter for name, parameter in model.named_parameters()}
+    pretrained.copy_weights(parameters, weights)
 
 
 def write(folder, model, tokenizer=None):

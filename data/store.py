@@ -58,8 +58,7 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
     {field: kind} of the fields that are not 'fixed'. Raises UserError, code 4, if the disk cannot be written.
     """
     path = folder(name)
-    meta = {'format': FORMAT, 'splits': {}, 'info': info, 'tokenizer': tokenizer, 'options': options,
-            'source': source}
+    specs = {}
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / 'meta.json').unlink(missing_ok=True)
@@ -67,13 +66,19 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
             lengths = {len(rows) for rows in fields.values()}
             if len(lengths) > 1 and 'stream' not in kinds.values():
                 raise ValueError(f'the fields of {split} have different numbers of rows')
-            meta['splits'][split] = {}
+            specs[split] = {}
             for field, rows in fields.items():
-                spec = write_field(path, f'{split}.{field}', rows, kinds.get(field, 'fixed'))
-                meta['splits'][split][field] = spec
-        write_atomically(path / 'meta.json', json.dumps(meta, indent=1).encode('utf-8'))
+                specs[split][field] = write_field(path, f'{split}.{field}', rows, kinds.get(field, 'fixed'))
+        write_meta(path, specs, info, tokenizer, options, source)
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or error}', code=4)
+
+
+def write_meta(path, splits, info={}, tokenizer=None, options={}, source=[]):
+    """Write meta.json: `splits` is {split: {field: what `write_field` returns}}."""
+    meta = {'format': FORMAT, 'splits': splits, 'info': info, 'tokenizer': tokenizer, 'options': options,
+            'source': source}
+    write_atomically(path / 'meta.json', json.dumps(meta, indent=1).encode('utf-8'))
 
 
 def write_field(path, name, rows, kind):

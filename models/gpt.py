@@ -154,9 +154,9 @@ class Model(nn.Module):
         n = config.n_frequent
         if n:
             # A softmax over 33,278 words costs more than the blocks. An adaptive softmax (Grave et al. 2017)
-            # has clusters: p(word) = p(cluster) p(word | cluster). Logits of a rare cluster are computed where
-            # the target is in it only, and with a smaller width. Ids must be sorted by frequency.
-            cutoffs = [n, 9 * n]
+            # has clusters: p(word) = p(cluster) p(word | cluster). Logits of rare words are computed only
+            # where the target is one, and from fewer numbers. The ids must be sorted by frequency.
+            cutoffs = [n, 9 * n]            # where the second and the third cluster begin
             self.head = nn.AdaptiveLogSoftmaxWithLoss(config.n_embd, config.vocab_size, cutoffs)
         for name, weight in self.named_parameters():
             std = 0.02
@@ -219,43 +219,11 @@ class Model(nn.Module):
         loss = total['loss'] / total['count']
         return {'loss': loss, 'perplexity': math.exp(min(loss, 700))}           # exp(710) overflows
 
-    @torch.inference_mode()
-    def generate(self, tokens, max_new_tokens, choose):
-        """Yield the next token of each row of tokens (B, S): ids (B,), max_new_tokens times.
-
-        choose: a function from logits (B, vocab_size) to ids (B,). A context that grows longer than
-        block_size is cut to its newer half. This is the plain loop, against which generate_cached is tested.
-        """
-        half = math.ceil(self.config.block_size / 2)
-        for _ in range(max_new_tokens):
-            if tokens.size(1) > self.config.block_size:
-                tokens = tokens[:, -half:]
-            logits = self.logits(tokens)                                        # (B, S, vocab_size)
-            next_token = choose(logits[:, -1])                                  # (B,)
-            yield next_token
-            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, S + 1)
-
-    @torch.inference_mode()
-    def generate_cached(self, tokens, max_new_tokens, choose):
-        """Yield what `generate` yields, but keep the keys and values of tokens instead of reading them again.
-
-        Cutting half of a context refills the cache, so that happens every block_size / 2 tokens.
-        """
+    def empty_kv_cache(self, batch_size):
+        """Return a kv_cache for block_size tokens: (n_layer, 2, B, nh, block_size, hs)."""
         config = self.config
-        half = math.ceil(config.block_size / 2)
-        shape = config.n_layer, 2, len(tokens), config.n_head, config.block_size, config.head_size
-        kv_cache = self.embed.weight.new_zeros(shape)
-        n_cached = 0                            # how many of `tokens` have their keys and values in the cache
-        for _ in range(max_new_tokens):
-            if tokens.size(1) > config.block_size:
-                tokens = tokens[:, -half:]
-                n_cached = 0                    # positions have changed, and with them keys and values
-            S = tokens.size(1)
-            logits = self.logits(tokens[:, n_cached:], kv_cache[..., :S, :])
-            next_token = choose(logits[:, -1])                                  # (B,)
-            yield next_token
-            tokens = torch.cat([tokens, next_token[:, None]], dim=1)            # (B, S + 1)
-            n_cached = S
+        shape = config.n_layer, 2, batch_size, config.n_head, config.block_size, config.head_size
+        return self.embed.weight.new_zeros(shape)
 
 
 def check(config):

@@ -1,9 +1,9 @@
-"""The time of a training step of models/gpt.py and of nanoGPT (github.com/karpathy/nanoGPT), in one shape.
+"""The time of a training step of models/gpt.py or gpt2.py and of nanoGPT (github.com/karpathy/nanoGPT).
 
     python results/against_nanogpt.py config/train_shakespeare.py --nanogpt=../nanoGPT --steps=57
 
-The two take turns, step by step. They read the same batches in the same way. Neither has a warmup or a
-schedule. The numbers are in results/shakespeare.md.
+Both have one shape; beside gpt2.py it is the same model, with biases. The two take turns, step by step. They
+read the same batches in the same way. Neither has a warmup or a schedule. The numbers are in results/shakespeare.md.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 2)[0])          # the root of the repository
@@ -34,13 +34,14 @@ class NanoGPT:
     def __init__(self, folder, ours):
         if not os.path.exists(f'{folder}/model.py'):
             raise UserError(f'--nanogpt={folder}: expected a checkout of nanoGPT, found no model.py')
-        if ours.options['model'] != 'gpt':
-            raise UserError(f'nanoGPT compares with the model gpt, got {ours.options["model"]}')
+        model = ours.options['model']
+        if model not in ('gpt', 'gpt2'):
+            raise UserError(f'nanoGPT compares with the models gpt and gpt2, got {model}')
         sys.path.append(folder)
         module = import_module('model')
         names = 'block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'dropout'
         shape = {name: getattr(ours.config, name) for name in names}
-        self.net = module.GPT(module.GPTConfig(**shape, bias=False)).to(ours.device)
+        self.net = module.GPT(module.GPTConfig(**shape, bias=model == 'gpt2')).to(ours.device)
         kind = torch.device(ours.device).type
         self.optimizer = self.net.configure_optimizers(0.1, 1e-3, (0.9, 0.99), kind)
         self.autocast = torch.autocast(kind, torch.bfloat16, enabled=kind != 'cpu')

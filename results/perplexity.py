@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))    # the root of the repository
 
 import torch  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 import configurator  # noqa: E402
 import data  # noqa: E402
@@ -37,8 +38,8 @@ def total_nll(net, tokens, stride):
         end = min(begin + stride, len(tokens))
         first = max(end - 1 - net.config.block_size, 0)
         window = tokens[None, first:end]                        # (1, T + 1)
-        x = net.features(window[:, :-1])[0, begin - end:]       # (n, C)
-        total += net.nll(x, tokens[begin:end]).item()
+        logits = net.logits(window[:, :-1])[0, begin - end:]    # (n, vocab_size)
+        total += F.cross_entropy(logits, tokens[begin:end], reduction='sum').item()
     return total
 
 
@@ -46,9 +47,9 @@ if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).options)
     device, *_ = machine.resolve(device)
     checkpoint = load_checkpoint(find_checkpoint(out_dir))
-    if checkpoint['keys']['model'] != 'gpt':
-        raise UserError(f'{out_dir} is not a GPT')
     net = build_model(checkpoint, device)
+    if net.makes != 'text':
+        raise UserError(f'{out_dir} has no language model, but one that makes {net.makes}')
     stride = stride or net.config.block_size
     if not 1 <= stride <= net.config.block_size:
         raise UserError(f'stride must be from 1 to block_size {net.config.block_size}, got {stride}')

@@ -49,8 +49,8 @@ def continuations(net, tokens, max_new_tokens, choose, decode, stop='', cache=Tr
     """
     new_ids = [[] for _ in tokens]
     ended = [False] * len(tokens)
-    generate = net.generate_cached if cache else net.generate
-    for next_tokens in generate(tokens, max_new_tokens, choose):
+    generate = search.generate_cached if cache else search.generate
+    for next_tokens in generate(net, tokens, max_new_tokens, choose):
         for i, token in enumerate(next_tokens.tolist()):
             if not ended[i]:
                 new_ids[i].append(token)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from core import search
 from models.gpt import Attention, Config, Model, apply_rotary_emb, norm, rotary_angles
 
 SMALL = dict(vocab_size=13, block_size=16, n_layer=2, n_head=2, n_embd=16)
@@ -237,8 +238,8 @@ def test_the_loss_of_an_adaptive_softmax_is_the_cross_entropy_of_its_logits(auto
 def test_a_model_with_an_adaptive_softmax_generates():
     model = make_adaptive()
     prompt = torch.tensor([[1, 2, 3]])
-    plain = [token.item() for token in model.generate(prompt, 20, lambda logits: logits.argmax(-1))]
-    cached = [token.item() for token in model.generate_cached(prompt, 20, lambda logits: logits.argmax(-1))]
+    plain = [token.item() for token in search.generate(model, prompt, 20, greedy)]
+    cached = [token.item() for token in search.generate_cached(model, prompt, 20, greedy)]
     assert len(plain) == 20 and plain == cached
 
 
@@ -275,8 +276,8 @@ def greedy(logits):
 
 def generated(model, prompts, n, cache=True):
     """Return the ids that follow each prompt, greedily: (B, n)."""
-    generate = model.generate_cached if cache else model.generate
-    return torch.stack(list(generate(torch.tensor(prompts), n, greedy)), 1)
+    generate = search.generate_cached if cache else search.generate
+    return torch.stack(list(generate(model, torch.tensor(prompts), n, greedy)), 1)
 
 
 @pytest.mark.parametrize('block_size', [1, 2, 7, 16])
@@ -332,8 +333,8 @@ def test_sampling_draws_the_same_for_the_same_generator_with_and_without_the_cac
         def sample(logits):
             return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
 
-        generate = model.generate_cached if cache else model.generate
-        return torch.stack(list(generate(torch.tensor([[1, 2], [2, 3]]), 40, sample)))
+        generate = search.generate_cached if cache else search.generate
+        return torch.stack(list(generate(model, torch.tensor([[1, 2], [2, 3]]), 40, sample)))
 
     assert torch.equal(sampled(True), sampled(True))
     assert torch.equal(sampled(True), sampled(False))
@@ -348,12 +349,12 @@ def test_generation_stops_when_the_reader_does(cache):
         asked.append(logits.shape)
         return greedy(logits)
 
-    generate = model.generate_cached if cache else model.generate
-    tokens = generate(torch.tensor([[1, 2], [3, 4]]), 10, choose)
+    generate = search.generate_cached if cache else search.generate
+    tokens = generate(model, torch.tensor([[1, 2], [3, 4]]), 10, choose)
     assert next(tokens).shape == (2,)
     next(tokens)
     assert asked == [(2, 13), (2, 13)]
-    assert list(generate(torch.tensor([[1]]), 0, choose)) == []
+    assert list(generate(model, torch.tensor([[1]]), 0, choose)) == []
 
 
 @pytest.mark.parametrize('flash', [True, False])

@@ -44,6 +44,8 @@ CASES = {
     'cvae_prior': (dict(n_class=5, channels=3, size=(16, 16), width=8, latent=8), blots, 768 * math.log(2)),
     'gpt': (dict(vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
+    'gpt2': (dict(size='custom', vocab_size=17, block_size=12, n_layer=2, n_head=2, n_embd=32),
+             lambda: {'tokens': torch.randint(0, 17, (4, 13))}, math.log(17)),
     'mobilenet': (dict(n_class=5, width=0.25), images, math.log(5)),
     'mobinet': (dict(n_class=5, width=0.25), images, math.log(5)),
     'resnet': (dict(n_class=5, arch='resnet20'), images, math.log(5)),

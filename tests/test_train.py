@@ -568,6 +568,8 @@ def test_a_config_that_does_not_fit_the_data_is_an_error(launch, tmp_path):
 
 
 SHRINK = {'gpt': ['--n_layer=1', '--block_size=16', '--batch_size=2'],
+          'gpt2': ['--n_layer=1', '--n_head=1', '--n_embd=8', '--block_size=16', '--batch_size=2',
+                   '--micro_batch_size=1'],
           'transformer': ['--n_layer=1', '--n_head=2', '--n_embd=16', '--batch_size=8',
                           '--micro_batch_size=4'],
           'cnn': ['--width=4', '--batch_size=8'], 'resnet': ['--arch=resnet20', '--batch_size=8'],
@@ -598,7 +600,7 @@ def test_every_config_trains(launch, toy, tmp_path, config):
         path = tmp_path / 'texts'
         rows = [texts.Row('a good film', 'pos', ''), texts.Row('a bad film', 'neg', '')] * 8
         texts.save(str(path), {'train': rows, 'val': rows[:3], 'test': rows[:2]}, 258)
-    shrink = SHRINK[model]
+    shrink = [*SHRINK[model], '--init_from=scratch']
     if 'n_frequent' in keys:
         shrink = [*shrink, '--n_frequent=1']
     code, text = launch('train.py', f'config/{config}', f'--dataset={path}', f'--out_dir={tmp_path}/a',
