@@ -19,6 +19,33 @@ from data.download import fetch
 
 URL = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe'
 END = '<|endoftext|>'
+BYTE_LEVEL = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
+TOKENIZER_JSON = {          # what is the same in every tokenizer.json of this kind
+    'version': '1.0',
+    'truncation': None,
+    'padding': None,
+    'normalizer': None,
+    'pre_tokenizer': BYTE_LEVEL,
+    'post_processor': BYTE_LEVEL,
+    'decoder': BYTE_LEVEL,
+    'model': {
+        'type': 'BPE',
+        'dropout': None,
+        'unk_token': None,
+        'continuing_subword_prefix': '',
+        'end_of_word_suffix': '',
+        'fuse_unk': False,
+        'byte_fallback': False,
+    },
+}
+END_TOKEN = {
+    'content': END,
+    'single_word': False,
+    'lstrip': False,
+    'rstrip': False,
+    'normalized': False,
+    'special': True,
+}
 SHA256 = '1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5'
 
 
@@ -47,7 +74,7 @@ class GPT2:
         ranks = {token: i for i, token in enumerate(self.tokens)}
         self.encoding = tiktoken.Encoding('gpt2', pat_str=bpe.WORD, mergeable_ranks=ranks, special_tokens={})
         self.end = len(self.tokens)                                     # the id of <|endoftext|>
-        self.tokens.append(b'')
+        self.tokens.append(END.encode())
         self.vocab_size = len(self.tokens)
 
     def encode(self, text):
@@ -64,8 +91,9 @@ class GPT2:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids):
-        """Return the text of `ids`, nothing for <|endoftext|>, U+FFFD for what is not UTF-8."""
-        return b''.join(self.tokens[i] for i in ids).decode('utf-8', errors='replace')
+        """Return the text of `ids`, U+FFFD for what is not UTF-8, nothing for ids from vocab_size on."""
+        tokens = [self.tokens[i] for i in ids if i < self.vocab_size]
+        return b''.join(tokens).decode('utf-8', errors='replace')
 
     def begin(self):
         """Return the ids that stand for the beginning of a text: the end of the one before it."""
@@ -85,16 +113,13 @@ class GPT2:
 
     def tokenizer_json(self):
         """Return the text of a tokenizer.json for the libraries."""
-        steps = {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': True, 'use_regex': True}
         merges = self.vocab_bpe.strip().split('\n')[1:]
-        model = {'type': 'BPE', 'dropout': None, 'unk_token': None, 'continuing_subword_prefix': '',
-                 'end_of_word_suffix': '', 'fuse_unk': False, 'byte_fallback': False,
-                 'vocab': self.vocabulary(), 'merges': [merge.split(' ') for merge in merges]}
-        end = {'id': self.end, 'content': END, 'single_word': False, 'lstrip': False, 'rstrip': False,
-               'normalized': False, 'special': True}
-        spec = {'version': '1.0', 'truncation': None, 'padding': None, 'added_tokens': [end],
-                'normalizer': None, 'pre_tokenizer': steps, 'post_processor': steps, 'decoder': steps,
-                'model': model}
+        model = dict(TOKENIZER_JSON['model'])
+        model['vocab'] = self.vocabulary()
+        model['merges'] = [merge.split(' ') for merge in merges]
+        spec = dict(TOKENIZER_JSON)
+        spec['model'] = model
+        spec['added_tokens'] = [END_TOKEN | {'id': self.end}]
         return json.dumps(spec, ensure_ascii=False, separators=(',', ':'))
 
 
@@ -106,7 +131,8 @@ def load(vocab_bpe):
 def from_tokenizer_json(spec):
     """Return the tokenizer of a tokenizer.json. Raises ValueError if it is not one like GPT-2's."""
     steps = spec['pre_tokenizer']
-    if spec['normalizer'] or steps['type'] != 'ByteLevel' or steps['add_prefix_space']:
+    is_gpt2 = steps['type'] == 'ByteLevel' and not steps['add_prefix_space'] and steps.get('use_regex', True)
+    if spec['normalizer'] or not is_gpt2:
         raise ValueError('expected a ByteLevel pre_tokenizer without add_prefix_space and no normalizer')
     merges = [merge if isinstance(merge, str) else ' '.join(merge) for merge in spec['model']['merges']]
     added = {token['content']: token['id'] for token in spec['added_tokens']}

@@ -191,7 +191,7 @@ def read_tokenizer(folder):
     try:
         if file.exists():
             spec = read_json(file)
-            if spec['model']['type'] == 'BPE':
+            if 'merges' in spec['model']:       # the file of openai-community/gpt2 names no type
                 return gpt2_bpe.from_tokenizer_json(spec)
             return unigram.Unigram(spec)
         for merges, ids in GPT2_FILES:

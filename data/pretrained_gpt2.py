@@ -37,7 +37,7 @@ FIELD_NAMES = {     # field of our Config: field of config.json
     'n_head': 'n_head',
     'n_embd': 'n_embd',
 }
-DROPOUTS = 'resid_pdrop', 'embd_pdrop', 'attn_pdrop'        # one rate here
+DROPOUTS = 'resid_pdrop', 'embd_pdrop', 'attn_pdrop'        # one rate here; when read, that of the first
 CONSTANTS = {       # what models/gpt2.py takes for granted
     'model_type': 'gpt2',
     'activation_function': 'gelu_new',
@@ -83,7 +83,7 @@ def config_from_hf(hf_config):
 
 
 def read(folder):
-    """Return the fields of Config and the weights, {name in models/gpt2.py's layout: tensor}, of a folder.
+    """Return the fields of Config and the weights, {Hugging Face's name: tensor as nn.Linear has it}.
 
     Raises UserError for a folder that is damaged or has another model.
     """
@@ -91,7 +91,8 @@ def read(folder):
     weights = {}
     for name, tensor in pretrained.read_weights(folder).items():
         name = name.removeprefix('transformer.')
-        weights[name] = tensor.mT if TRANSPOSED.search(name) else tensor
+        is_transposed = TRANSPOSED.search(name) and tensor.dim() == 2
+        weights[name] = tensor.mT if is_transposed else tensor
     return fields, weights
 
 

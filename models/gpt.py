@@ -28,7 +28,7 @@ class Config:
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # positional encoding
     flash: Literal['auto', True, False] = 'auto'    # use scaled_dot_product_attention; auto: only on CUDA
     tie: bool = False               # one matrix for the embedding and the head
-    n_frequent: int = 0             # adaptive softmax, its first part for this many ids; 0: plain softmax
+    n_frequent: int = 0             # adaptive softmax: the shortlist; ids sorted by frequency. 0: plain
 
     def __post_init__(self):
         check(self)
@@ -153,10 +153,11 @@ class Model(nn.Module):
             self.head.weight = self.embed.weight
         n = config.n_frequent
         if n:
-            # A softmax over 33,278 words costs more than the blocks. An adaptive softmax (Grave et al. 2017)
-            # has clusters: p(word) = p(cluster) p(word | cluster). Logits of rare words are computed only
-            # where the target is one, and from fewer numbers. The ids must be sorted by frequency.
-            cutoffs = [n, 9 * n]            # where the second and the third cluster begin
+            # A softmax over many words costs more than the blocks. Of an adaptive one (Grave et al. 2017) the
+            # first softmax is over the n most frequent words and two clusters of rarer words. A rare word
+            # has p(cluster) p(word | cluster): the logits of a cluster are computed only where the target is
+            # in it, and from fewer features. Its matrices are in a ModuleList, so Muon trains them.
+            cutoffs = [n, 9 * n]            # where the clusters begin
             self.head = nn.AdaptiveLogSoftmaxWithLoss(config.n_embd, config.vocab_size, cutoffs)
         for name, weight in self.named_parameters():
             std = 0.02
@@ -192,7 +193,10 @@ class Model(nn.Module):
         return norm(x)
 
     def logits(self, tokens, kv_cache=None):
-        """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32."""
+        """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32.
+
+        An adaptive softmax gives ln p, which are logits as well: their softmax is p.
+        """
         x = self.features(tokens, kv_cache)                                     # (B, T, n_embd)
         if self.config.n_frequent:
             log_p = self.head.log_prob(x.flatten(0, 1).float())                 # (B * T, vocab_size)
@@ -203,7 +207,9 @@ class Model(nn.Module):
         """Return the sum of -ln p(target) in nats over features x (n, n_embd) and targets (n,)."""
         if self.config.n_frequent:
             with torch.autocast(x.device.type, enabled=False):  # the module needs one dtype in all its parts
-                return -self.head(x.float(), target).output.sum()
+                nll = -self.head(x.float(), target).output.sum()
+            # A cluster without a target would have no gradient, which the optimizer and DDP need.
+            return nll + 0 * sum(weight.sum() for weight in self.head.parameters())
         return F.cross_entropy(self.head(x).float(), target, reduction='sum')
 
     def forward(self, tokens):
@@ -237,6 +243,8 @@ def check(config):
         problems.append(f'n_frequent must be 0 or less than a ninth of the {config.vocab_size} ids, got {n}')
     if n and config.tie:
         problems.append('tie needs a plain softmax, n_frequent=0')
+    if n and config.n_embd < 16:        # the last cluster reads n_embd / 16 features
+        problems.append(f'n_frequent needs n_embd of at least 16, got {config.n_embd}')
     if not 0 <= config.dropout < 1:
         problems.append(f'dropout must be in [0, 1), got {config.dropout}')
     if config.n_embd < 4 * config.n_head:       # QK norm of 2 numbers is always (1, -1) or (-1, 1)

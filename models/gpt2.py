@@ -2,9 +2,9 @@
 
     model = Model.from_pretrained('gpt2')       # a folder in Hugging Face's format
 
-What models/gpt.py changed since: here positions are learned, queries and keys are not normalized, LayerNorm
-has a scale and a bias, all linear layers have biases, attention weights have dropout, and the head is the
-embedding's matrix. GELU is the tanh approximation.
+Unlike models/gpt.py it has learned positions, no QK norm, no LayerNorm after the embedding, LayerNorm with
+scale and bias, biases in all linear layers, dropout of attention weights, GELU's approximation by tanh, and
+weight tying: the head is the embedding's matrix.
 
     tokens (B, T + 1) -> x (B, T, C) -> n_layer x Block -> logits (B, T, vocab_size)
 

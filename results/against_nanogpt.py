@@ -3,7 +3,8 @@
     python results/against_nanogpt.py config/train_shakespeare.py --nanogpt=../nanoGPT --steps=57
 
 Both have one shape; beside gpt2.py it is the same model, with biases. The two take turns, step by step. They
-read the same batches in the same way. Neither has a warmup or a schedule. The numbers are in results/shakespeare.md.
+read the same batches in the same way. Neither has a warmup or a schedule. The numbers are in
+results/shakespeare.md.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 2)[0])          # the root of the repository

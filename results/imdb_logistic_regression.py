@@ -31,9 +31,9 @@ BAGS = {
 def read(split):
     """Return the texts and the labels of a split: a list of n strings and an array (n,)."""
     reader = data.load_split(dataset, split, ['text', 'label'])
-    tokenizer = tokenizers.load(data.read_meta(dataset)['tokenizer'])
+    tokenizer = tokenizers.load(data.check(dataset)['tokenizer'])
     texts = [tokenizer.decode(reader.row('text', i)) for i in range(reader.size)]
-    labels = reader.batch(np.arange(reader.size))['label'].numpy()
+    labels = reader.read('label', np.arange(reader.size)).numpy()
     return texts, labels
 
 

@@ -1,10 +1,11 @@
 """Measure the perplexity of a GPT on a whole split, per token and per word.
 
-    python results/perplexity.py --out_dir=out/wikitext2                # windows side by side, as train.py
+    python results/perplexity.py --out_dir=out/wikitext2                # no overlap, as in train.py
     python results/perplexity.py --out_dir=out/wikitext2 --stride=32    # each token has a long context
+    python results/perplexity.py --out_dir=hf:gpt2 --dataset=wikitext2_gpt2
 
 A window of block_size tokens moves on by `stride`, and the tokens that are new in it are scored: each token
-once, with at least block_size - stride tokens before it, but at the beginning of the split. The weights stay
+once, after more than block_size - stride tokens, but at the beginning of the split. The weights stay
 as they are: no dynamic evaluation. Published perplexities of WikiText-2 are per word, exp(nll of the split /
 its words), which compares between tokenizers. The first token has nothing before it and costs ln vocab_size.
 """
@@ -25,6 +26,7 @@ from core.errors import UserError  # noqa: E402
 from samples import load_split  # noqa: E402
 
 out_dir = 'out/wikitext2'           # the run folder
+dataset = ''                        # empty: that of the run
 split = 'test'                      # val or test
 stride = 0                          # tokens by which a window moves on; 0: block_size
 device = 'auto'                     # auto, cpu, cuda, mps
@@ -53,10 +55,14 @@ if __name__ == '__main__':
     stride = stride or net.config.block_size
     if not 1 <= stride <= net.config.block_size:
         raise UserError(f'stride must be from 1 to block_size {net.config.block_size}, got {stride}')
-    reader = load_split(checkpoint, split, ['tokens'], device, net.config.block_size)
-    tokens = data.readers.to_int64(reader.arrays['tokens'])     # (N,)
+    if dataset:
+        reader = data.load_split(dataset, split, ['tokens'], net.config.block_size, device)
+    else:
+        reader = load_split(checkpoint, split, ['tokens'], device, net.config.block_size)
+    tokens = data.readers.to_int64(reader.arrays['tokens']).to(device)      # (N,)
     nll = total_nll(net, tokens, stride)
     print(f'{split}: {nll:,.0f} nats, {len(tokens):,} tokens, perplexity {math.exp(nll / len(tokens)):.2f}')
-    words = checkpoint['info'].get('words')
+    info = data.check(dataset)['info'] if dataset else checkpoint.get('info', {})
+    words = info.get('words')
     if words:
         print(f'{words[split]:,} words, perplexity per word {math.exp(nll / words[split]):.2f}')

@@ -243,7 +243,14 @@ def test_a_model_with_an_adaptive_softmax_generates():
     assert len(plain) == 20 and plain == cached
 
 
-@pytest.mark.parametrize('changes', [dict(n_frequent=-1), dict(n_frequent=5), dict(n_frequent=1, tie=True)])
+def test_every_weight_has_a_gradient_although_no_target_is_rare():
+    model = make_adaptive()
+    model(torch.zeros(2, 9, dtype=torch.long))['loss'].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('changes', [dict(n_frequent=-1), dict(n_frequent=5), dict(n_frequent=1, tie=True),
+                                     dict(n_frequent=1, n_embd=12, n_head=1)])
 def test_an_adaptive_softmax_that_cannot_work_is_an_error(changes):
     with pytest.raises(ValueError, match='n_frequent'):
         Config(vocab_size=40, **changes)

@@ -253,12 +253,26 @@ def test_files_that_do_not_match_are_an_error(tmp_path):
         pretrained.read_tokenizer(tmp_path)
 
 
-def test_a_tokenizer_that_adds_a_space_is_an_error(tmp_path):
+def test_a_tokenizer_that_adds_a_space_or_has_no_words_is_an_error(tmp_path):
+    for change in {'add_prefix_space': True}, {'use_regex': False}:
+        spec = json.loads(make_tokenizer().tokenizer_json())
+        spec['pre_tokenizer'] |= change
+        (tmp_path / 'tokenizer.json').write_text(json.dumps(spec), encoding='utf-8')
+        with pytest.raises(UserError, match='expected a ByteLevel'):
+            pretrained.read_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_json_of_2019_is_read_too(tmp_path):
     spec = json.loads(make_tokenizer().tokenizer_json())
-    spec['pre_tokenizer']['add_prefix_space'] = True
+    del spec['model']['type'], spec['pre_tokenizer']['use_regex']
+    spec['model']['merges'] = MERGES
     (tmp_path / 'tokenizer.json').write_text(json.dumps(spec), encoding='utf-8')
-    with pytest.raises(UserError, match='expected a ByteLevel'):
-        pretrained.read_tokenizer(tmp_path)
+    assert pretrained.read_tokenizer(tmp_path).json() == make_tokenizer().json()
+
+
+def test_the_end_of_a_text_is_visible_and_an_id_without_a_token_is_not():
+    tokenizer = make_tokenizer()
+    assert tokenizer.decode([*tokenizer.encode('a hat'), 260, 261]) == 'a hat<|endoftext|>'
 
 
 def test_the_library_gives_the_ids_of_a_written_tokenizer(tmp_path):

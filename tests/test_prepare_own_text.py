@@ -1,6 +1,7 @@
 """data/text/prepare.py: the tokens are those of the documents, and an interruption changes nothing."""
 import gzip
 import importlib.util
+import io
 import json
 import random
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 import data
 from conftest import ROOT
 from core.errors import UserError
-from data import gpt2_bpe, tokenizers
+from data import documents, gpt2_bpe, tokenizers
 
+DAMAGED = bytearray(gzip.compress(b'{"text": "abc def"}\n' * 1000))
+DAMAGED[10] ^= 0xff
 WORDS = ['the', 'cat', ' ', '  ', '\n', '\n\n', ' \n', '\t', 'été', '12', "don't", '☕', '.', ' sat']
 
 
@@ -33,15 +36,15 @@ def make_folder(path, seed=0):
     def text():
         return ''.join(rng.choices(WORDS, k=300)) + 'x'
 
-    documents = [text() for _ in range(12)]
+    texts = [text() for _ in range(12)]
     (path / 'b').mkdir(parents=True)
-    (path / 'a.txt').write_text(documents[0], encoding='utf-8', newline='')
-    lines = [json.dumps({'id': i, 'text': document}) for i, document in enumerate(documents[1:])]
+    (path / 'a.txt').write_text(texts[0], encoding='utf-8', newline='')
+    lines = [json.dumps({'id': i, 'text': text}) for i, text in enumerate(texts[1:])]
     (path / 'b/one.jsonl').write_text('\n'.join([*lines[:5], '', '{"text": ""}']), encoding='utf-8')
     with gzip.open(path / 'b/two.jsonl.gz', 'wt', encoding='utf-8') as file:
         file.write('\n'.join(lines[5:]) + '\n')
     (path / 'b/image.png').write_bytes(b'\x89')
-    return documents
+    return texts
 
 
 def read(path, split):
@@ -53,42 +56,42 @@ def run(prepare, tokenizer, source, target, batch, n_process=1):
     """Prepare a folder in this process, with batches of `batch` characters."""
     prepare.BATCH = batch
     prepare.val_every = 4
-    prepare.start_process(tokenizer.json())
+    prepare.set_tokenizer(tokenizer.json())
     writer = prepare.Writer(target, {'source': str(source)})
-    prepare.write_all(prepare.find_files(source), writer, n_process)
+    prepare.write_all(documents.find_files(source), writer, n_process)
     writer.finish({'vocab_size': tokenizer.vocab_size}, tokenizer.json(), {}, [])
 
 
-def expected(documents, tokenizer, end):
+def expected(texts, tokenizer, end):
     """Return {split: tokens} by the definition."""
     tokens = {'train': [], 'val': []}
-    for i, document in enumerate(documents):
-        tokens['val' if i % 4 == 3 else 'train'] += tokenizer.encode(document) + [end]
+    for i, text in enumerate(texts):
+        tokens['val' if i % 4 == 3 else 'train'] += tokenizer.encode(text) + [end]
     return tokens
 
 
 @pytest.mark.parametrize('batch', [40, 1000, 10**6])
 def test_the_tokens_are_those_of_whole_documents_whatever_the_batches(prepare, tmp_path, batch):
     tokenizer = gpt2_bpe.load('#version: 0.2\nĠ t\nh e\nĠt he\nĠ Ġ\nĊ Ċ\n')
-    documents = make_folder(tmp_path / 'in')
+    texts = make_folder(tmp_path / 'in')
     run(prepare, tokenizer, tmp_path / 'in', tmp_path / 'out', batch)
-    for split, tokens in expected(documents, tokenizer, tokenizer.end).items():
+    for split, tokens in expected(texts, tokenizer, tokenizer.end).items():
         assert read(tmp_path / 'out', split).tolist() == tokens
 
 
 def test_the_script_prepares_a_folder_with_several_processes(tmp_path):
-    documents = make_folder(tmp_path / 'in')
+    texts = make_folder(tmp_path / 'in')
     out = tmp_path / 'out'
     argv = [f'--input={tmp_path}/in', f'--out={out}', '--tokenizer=bytes', '--val_every=4', '--processes=2']
     subprocess.run([sys.executable, ROOT / 'data/text/prepare.py', *argv], check=True)
-    for split, tokens in expected(documents, tokenizers.Bytes(), 0).items():
+    for split, tokens in expected(texts, tokenizers.Bytes(), 0).items():
         assert read(out, split).tolist() == tokens
     assert sorted(path.name for path in out.iterdir()) == ['meta.json', 'train.tokens.bin', 'val.tokens.bin']
 
 
 def test_after_an_interruption_the_same_command_goes_on(prepare, tmp_path, monkeypatch):
     tokenizer = tokenizers.Bytes()
-    documents = make_folder(tmp_path / 'in')
+    texts = make_folder(tmp_path / 'in')
     write = prepare.Writer.write
     encoded = []
 
@@ -108,9 +111,9 @@ def test_after_an_interruption_the_same_command_goes_on(prepare, tmp_path, monke
     assert not (tmp_path / 'out/meta.json').exists()
     monkeypatch.setattr(prepare.Writer, 'write', counting)
     run(prepare, tokenizer, tmp_path / 'in', tmp_path / 'out', 100)
-    for split, tokens in expected(documents, tokenizer, 0).items():
+    for split, tokens in expected(texts, tokenizer, 0).items():
         assert read(tmp_path / 'out', split).tolist() == tokens
-    n_batch = len(list(prepare.make_batches(prepare.find_files(tmp_path / 'in'))))
+    n_batch = len(list(prepare.make_batches(documents.find_files(tmp_path / 'in'))))
     assert len(encoded) == n_batch - 8              # a group of 8 batches was whole
 
 
@@ -122,10 +125,51 @@ def test_another_job_begins_again(prepare, tmp_path):
     assert prepare.Writer(tmp_path, {'source': 2}).sizes == {'train': 0, 'val': 0}
 
 
-def test_ends_of_lines_and_a_byte_order_mark_are_as_everywhere(prepare, tmp_path):
+def test_an_interruption_while_hashing_loses_nothing(prepare, tmp_path, monkeypatch):
+    texts = make_folder(tmp_path / 'in')
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.store, 'file_hash', lambda file: {}[file])
+        with pytest.raises(KeyError):
+            run(prepare, tokenizers.Bytes(), tmp_path / 'in', tmp_path / 'out', 100)
+    run(prepare, tokenizers.Bytes(), tmp_path / 'in', tmp_path / 'out', 100)
+    for split, tokens in expected(texts, tokenizers.Bytes(), 0).items():
+        assert read(tmp_path / 'out', split).tolist() == tokens
+
+
+def test_a_torn_record_of_the_progress_means_to_begin_again(prepare, tmp_path):
+    (tmp_path / 'progress.json').write_text('{"job"')
+    assert prepare.Writer(tmp_path, {'source': 1}).n_batch == 0
+
+
+@pytest.mark.parametrize('space', [' ', '\n', '\n\n', ' \n ', '\n \n'])
+def test_a_long_text_is_read_in_bounded_parts_that_have_the_tokens_of_the_whole(space):
+    tokenizer = gpt2_bpe.load('#version: 0.2\nĠ t\nh e\nĠt he\nĠ Ġ\nĊ Ċ\n')
+    rng = random.Random(1)
+    text = ''.join(rng.choice(WORDS) + space + 'x' for _ in range(2000))
+    pairs = list(documents.read_txt(io.StringIO(text), 100))
+    assert [is_end for _, is_end in pairs] == [False] * (len(pairs) - 1) + [True]
+    assert max(len(part) for part, _ in pairs) < 300
+    assert sum((tokenizer.encode(part) for part, _ in pairs), []) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize('size', [3, 20, 1000])
+def test_a_line_with_the_mark_ends_a_document_of_a_txt(size):
+    for end in '', '\n', '\n<|endoftext|>', '\n<|endoftext|>\n':
+        text = 'one two\n<|endoftext|>\nthree <|endoftext|> four\n\n<|endoftext|>\nfive' + end
+        found = ['']
+        for part, is_end in documents.read_txt(io.StringIO(text), size):
+            found[-1] += part
+            found += [''] * is_end
+        last = 'five\n' if end == '\n' else 'five'
+        assert list(filter(None, found)) == ['one two', 'three <|endoftext|> four\n', last]
+
+
+def test_ends_of_lines_and_a_byte_order_mark_are_as_everywhere(tmp_path):
     (tmp_path / 'a.txt').write_bytes(b'\xef\xbb\xbfone\r\ntwo\rthree\n')
-    documents = [''.join(parts) for parts in prepare.read_documents(tmp_path / 'a.txt')]
-    assert documents == ['one\ntwo\nthree\n']
+    parts = list(documents.read_texts(tmp_path / 'a.txt', 'text', 100))
+    assert ''.join(text for text, _ in parts) == 'one\ntwo\nthree\n'
+    (tmp_path / 'a.jsonl').write_text('{"text": "one\\r\\ntwo"}')
+    assert list(documents.read_texts(tmp_path / 'a.jsonl', 'text', 100)) == [('one\ntwo', True)]
 
 
 @pytest.mark.parametrize('name, content, expected', [
@@ -136,12 +180,14 @@ def test_ends_of_lines_and_a_byte_order_mark_are_as_everywhere(prepare, tmp_path
     ('a.jsonl', b'{"content": "a"}\n', "line 1: expected an object with a field 'text': KeyError"),
     ('a.jsonl', b'["a"]\n', 'line 1: expected an object'),
     ('a.jsonl', b'{"text": 7}\n', 'expected .text. to be a string, found int'),
+    ('a.jsonl', b'{"text": "a \\ud83d"}\n', 'line 1: expected an object .*: UnicodeEncodeError'),
+    ('a.jsonl.gz', DAMAGED, 'a.jsonl.gz: Error -3'),
     ('a.jsonl.gz', b'no gzip', 'a.jsonl.gz: Not a gzipped file'),
     ('a.jsonl.gz', gzip.compress(b'{"text": "a"}\n' * 1000)[:40], 'a.jsonl.gz: ')])
-def test_a_file_that_cannot_be_read_is_named_with_the_place(prepare, tmp_path, name, content, expected):
+def test_a_file_that_cannot_be_read_is_named_with_the_place(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=expected):
-        list(prepare.make_batches([tmp_path / name]))
+        list(documents.read_texts(tmp_path / name, 'text', 100))
 
 
 def test_what_cannot_be_prepared_is_an_error(launch, tmp_path):

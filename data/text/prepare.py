@@ -3,22 +3,21 @@
     python data/text/prepare.py --input=FOLDER --out=mytext         # then train.py --dataset=mytext
     python data/text/prepare.py --input=FOLDER --out=mytext --tokenizer=bytes
 
-A .txt file is a document, and so is the field `text` of each line of a .jsonl file. A document ends with
-<|endoftext|> (with bytes: a zero byte). Every `val_every`-th document is val. Several processes read, one
-writes: if it is stopped, the same command goes on where it was. Texts must be UTF-8; CRLF becomes LF.
+A .txt file is a document, or several with a line <|endoftext|> between them; of a .jsonl file the field
+`text` of each line is one. A document ends with the token <|endoftext|> (with bytes: a zero byte). Every
+`val_every`-th document is val. Several processes tokenize; if it is stopped, the same command goes on where
+it was. Texts must be UTF-8; CRLF becomes LF.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
-import codecs
 import contextlib
-import gzip
+import hashlib
 import itertools
 import json
 import os
-import re
+import signal
 import time
-from multiprocessing import Pool
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -26,7 +25,7 @@ import numpy as np
 import configurator
 import data
 from core.errors import UserError
-from data import gpt2_bpe, store, tokenizers
+from data import documents, gpt2_bpe, store, tokenizers
 
 # --- options
 input = ''              # a folder, with all folders in it, or a file
@@ -36,111 +35,36 @@ val_every = 1000        # one of this many documents is val
 processes = 0           # processes that tokenize; 0: one for each core
 out = ''                # name of the data set
 
-SUFFIXES = '.txt', '.jsonl', '.jsonl.gz'
 BATCH = 2**20           # characters that a process tokenizes at a time
-BREAK = re.compile(r'\S\n(?=\S)')       # between these a text can be cut without changing its tokens
+
+
+def n_cores():
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 # --- reading
 
-def find_files(path):
-    """Return the files of a folder that hold text, sorted. Raises UserError if there are none."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f'{path}: no such file or folder', code=3)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if file.is_file())
-    found = [file for file in files if file.name.endswith(SUFFIXES)]
-    if not found:
-        endings = ', '.join(SUFFIXES)
-        raise UserError(f'{path}: expected files that end in {endings}, found {len(files)} others', code=3)
-    return found
-
-
-def opener(file):
-    """Return the function that opens a file: gzip's for .gz."""
-    return gzip.open if file.name.endswith('.gz') else open
-
-
-def read_documents(file):
-    """Yield the documents of a file, each as an iterator over its parts."""
-    with opener(file)(file, 'rt', encoding='utf-8-sig') as lines:
-        if file.name.endswith('.txt'):
-            yield read_parts(lines)
-            return
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield [text_of(line, f'{file}, line {number}')]
-
-
-@contextlib.contextmanager
-def name_file(file):
-    """Make an error of reading a file a UserError that names it."""
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise UserError(f'{file}: expected UTF-8, found {first_bad_byte(file)}', code=3)
-    except (OSError, EOFError) as error:                # EOFError: a .gz that was cut
-        raise UserError(f'{file}: {getattr(error, "strerror", None) or error}', code=3)
-
-
-def read_parts(stream):
-    """Yield a text in parts of BATCH characters or more. Together they have the tokens of the whole."""
-    rest = ''
-    while chunk := stream.read(BATCH):
-        rest += chunk
-        breaks = [match.end() for match in BREAK.finditer(rest, max(0, len(rest) - BATCH // 8))]
-        if breaks:
-            yield rest[:breaks[-1]]
-            rest = rest[breaks[-1]:]
-    yield rest
-
-
-def text_of(line, where):
-    """Return the text of a line of .jsonl."""
-    try:
-        text = json.loads(line)[field]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = f'{type(error).__name__}: {error}'
-        raise UserError(f'{where}: expected an object with a field {field!r}: {reason}', code=3)
-    if not isinstance(text, str):
-        raise UserError(f'{where}: expected {field!r} to be a string, found {type(text).__name__}', code=3)
-    return text
-
-
-def first_bad_byte(file):
-    """Return where a file stops being UTF-8, 'byte 0xff at 1,234'."""
-    decoder = codecs.getincrementaldecoder('utf-8')()
-    position = 0                                        # of the chunk in the file
-    with opener(file)(file, 'rb') as stream:
-        while chunk := stream.read(2**20):
-            pending = len(decoder.getstate()[0])        # bytes of a character that the last chunk began
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                at = position - pending + error.start
-                return f'byte 0x{error.object[error.start]:02x} at {at:,}'
-            position += len(chunk)
-    return f'its end within a character, at {position:,}'
-
-
 def read_pieces(files):
-    """Yield (text, split, whether it ends its document) of all files. Raises UserError, with the place."""
+    """Yield (text, split, whether it ends a document) of all files, without empty documents.
+
+    Raises UserError, with the place.
+    """
     number = 0                                          # of the document
+    is_empty = True
     for file in files:
-        with name_file(file):
-            for parts in read_documents(file):
-                split = 'val' if number % val_every == val_every - 1 else 'train'
+        for text, is_end in documents.read_texts(file, field, BATCH):
+            split = 'val' if number % val_every == val_every - 1 else 'train'
+            is_empty = is_empty and not text
+            if not is_empty:
+                yield text, split, is_end
+            if is_end and not is_empty:
+                number += 1
                 is_empty = True
-                for text in filter(None, parts):
-                    yield text, split, False
-                    is_empty = False
-                if not is_empty:
-                    yield '', split, True
-                    number += 1
 
 
 def make_batches(files):
-    """Yield batches of about BATCH characters: lists of pieces."""
+    """Yield batches of about BATCH characters: lists of what read_pieces yields."""
     batch = []
     size = 0
     for piece in read_pieces(files):
@@ -156,8 +80,14 @@ def make_batches(files):
 
 # --- tokenizing, in the processes
 
-def start_process(tokenizer_json):
-    """Set what `encode` needs, in this process."""
+def start_worker(tokenizer_json):
+    """Prepare a process that tokenizes; Ctrl-C is for the one that writes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_tokenizer(tokenizer_json)
+
+
+def set_tokenizer(tokenizer_json):
+    """Set the tokenizer, the end of a document and the dtype of tokens, in each process."""
     global reader, end, dtype
     reader = tokenizers.load(tokenizer_json)
     end = getattr(reader, 'end', 0)                     # <|endoftext|>; bytes have none
@@ -188,11 +118,13 @@ class Writer:
         self.sizes = {'train': 0, 'val': 0}             # in bytes
         path.mkdir(parents=True, exist_ok=True)
         (path / 'meta.json').unlink(missing_ok=True)    # until all is written this is no data set
-        if self.progress.exists():
+        with contextlib.suppress(FileNotFoundError, ValueError):            # ValueError: a torn file
             saved = json.loads(self.progress.read_text(encoding='utf-8'))
             if saved['job'] == job:
                 self.n_batch = saved['n_batch']
                 self.sizes = saved['sizes']
+            else:
+                print('begins again: the files or the options have changed')
         self.files = {}
         for split, size in self.sizes.items():
             self.files[split] = open(self.part(split), 'r+b' if size else 'wb')
@@ -223,13 +155,13 @@ class Writer:
         splits = {}
         for split, file in self.files.items():
             file.close()
-            final = self.path / f'{split}.tokens.bin'
-            os.replace(self.part(split), final)
             n = self.sizes[split] // dtype.itemsize
             splits[split] = {'tokens': {'kind': 'stream', 'dtype': dtype.name, 'shape': [n],
-                                        'sha256': store.file_hash(final)}}
+                                        'sha256': store.file_hash(self.part(split))}}
+        self.progress.unlink()                          # from here on an interruption means to begin again
+        for split in splits:
+            os.replace(self.part(split), self.path / f'{split}.tokens.bin')
         store.write_meta(self.path, splits, info, tokenizer, options, source)
-        self.progress.unlink()
 
 
 def write_all(files, writer, n_process):
@@ -238,11 +170,14 @@ def write_all(files, writer, n_process):
     printed = begin
     n_new = 0                                           # bytes of tokens of this command
     batches = itertools.islice(make_batches(files), writer.n_batch, None)   # what is done is only read
-    pool = Pool(n_process, start_process, [reader.json()]) if n_process > 1 else contextlib.nullcontext()
+    pool = contextlib.nullcontext()
+    encode_all = map
+    if n_process > 1:
+        pool = ProcessPoolExecutor(n_process, initializer=start_worker, initargs=[reader.json()])
+        encode_all = pool.map
     with pool:
-        encoded = pool.imap if n_process > 1 else map
         while group := list(itertools.islice(batches, 8 * n_process)):      # so many are in memory at a time
-            for tokens in encoded(encode, group):
+            for tokens in encode_all(encode, group):
                 writer.write(tokens)
                 n_new += sum(array.nbytes for array in tokens.values())
             writer.save()
@@ -261,17 +196,19 @@ if __name__ == '__main__':
     if val_every < 2 or processes < 0:
         raise UserError('val_every must be at least 2 and processes at least 0, got '
                         f'{val_every} and {processes}')
-    files = find_files(input)
+    files = documents.find_files(input)
     made = tokenizers.Bytes() if tokenizer == 'bytes' else gpt2_bpe.load(gpt2_bpe.fetch_vocabulary())
-    start_process(made.json())
+    set_tokenizer(made.json())
     options = {name: settings.options[name] for name in ('input', 'field', 'tokenizer', 'val_every')}
     source = [{'file': str(file), 'bytes': file.stat().st_size} for file in files]
+    times = [file.stat().st_mtime_ns for file in files]
+    job = hashlib.sha256(json.dumps([options, source, times]).encode()).hexdigest()
     path = data.folder(out)
     try:
-        writer = Writer(path, {'options': options, 'source': source})
+        writer = Writer(path, job)
         if writer.n_batch:
             print(f'goes on after {sum(writer.sizes.values()) // dtype.itemsize:,} tokens')
-        write_all(files, writer, processes or os.cpu_count())
+        write_all(files, writer, processes or n_cores())
         empty = [split for split, size in writer.sizes.items() if not size]
         if empty:
             raise UserError(f'{input}: no document for {" and ".join(empty)}: val is one document of '
