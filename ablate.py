@@ -22,13 +22,16 @@ from configurator import ROOT
 from core.checkpoint import latest_checkpoint
 from core.errors import UserError
 from core.facts import duration
+from core.names import run_name
 from core.record import read_run, summarize
 from core.resume import COMMAND
+from core.stop import handle_signals
 from core.table import split_page, tabulate
 
 # --- options
 seeds = 3       # runs of each variant, with the seeds 1, 2, 3, ...
-out_dir = ''    # the folder for the folders of the runs; empty: out/ablate_NAME for config/train_NAME.py
+out_dir = ''    # the folder for the folders of the runs; empty: out/ablate_NAME for config/train_NAME.py or
+                # --dataset=NAME
 name = ''       # keep the table as results/NAME.md and results/NAME.json
 columns = ''    # further columns of the table: test.accuracy,train.rows_per_second; of train, medians
 
@@ -64,8 +67,11 @@ def plan(files, common, seeds=3, out_dir=''):
     if seeds < 1:
         raise UserError(f'seeds must be at least 1, got {seeds}')
     configs = [file for file in files if file.endswith('.py')]
-    config_name = Path(configs[-1] if configs else DEFAULT).stem.removeprefix('train_')
-    out_dir = Path(out_dir or f'out/ablate_{config_name}')
+    given = {}
+    for argument in common:
+        option, _, value = argument.removeprefix('--').partition('=')
+        given[option] = value
+    out_dir = Path(out_dir or f'out/ablate_{run_name(configs[-1:], given, given)}')
     variants = ['']         # the baseline
     for file in files:
         if file not in configs:
@@ -146,11 +152,10 @@ def launch(arguments, folder):
         # In a session of its own: else Ctrl-C would reach train.py twice, and the second ends it unsaved.
         process = subprocess.Popen([sys.executable, TRAIN, *arguments], start_new_session=True,
                                    stdout=output, stderr=subprocess.STDOUT)
-        on_interrupt = signal.signal(signal.SIGINT, forward_signal)
-        on_terminate = signal.signal(signal.SIGTERM, forward_signal)
+        before = handle_signals(forward_signal)
         code = process.wait()
-    signal.signal(signal.SIGINT, on_interrupt)
-    signal.signal(signal.SIGTERM, on_terminate)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     if received:
         raise UserError('stopped; the same command goes on', code=128 + received[0])
     return code

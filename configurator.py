@@ -13,7 +13,6 @@ parsed and never executed (core/config_file.py).
     python configurator.py --verify                                             # what this machine offers
 """
 import ast
-import difflib
 import os
 import runpy
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from core import errors
 from core.config_file import PARSE_ERRORS, evaluate, parse_config
 from core.errors import UserError
+from core.names import expand_home, nearest, unknown_option
 
 ROOT = Path(__file__).resolve().parent
 COMMAND_LINE = 'the command line'
@@ -50,7 +50,7 @@ class Option:
             except PARSE_ERRORS:
                 pass        # it stays a string, which is an error below
         if type(value) is expected:
-            return value
+            return expand_home(self.name, value) if expected is str else value
         if type(value) in (int, float):
             if expected is float or expected is int and value == int(value):
                 return expected(value)
@@ -83,7 +83,7 @@ def read(script, argv, default_config='', words=False, also=()):
     --help prints every option and exits. Raises UserError for all problems at once: where each one stands,
     what was expected, the nearest legal name.
     """
-    sys.excepthook = errors.excepthook
+    errors.set_up()
     options = parse_options(script)
     for source in also:
         path, class_name = source if isinstance(source, tuple) else (source, '')
@@ -171,7 +171,7 @@ def read_train(argv):
 def converted(name, value, where, options):
     """Return the value given for an option, in its type. Raises ValueError."""
     if name not in options:
-        raise ValueError(f'{name} is not an option{nearest(name, options)}')
+        raise ValueError(unknown_option(name, options))
     option = options[name]
     if value is None:       # `--flag` without a value
         if type(option.default) is not bool:
@@ -217,12 +217,6 @@ def comment_of(node, lines):
             break
         comment += ' ' + text.strip('# ')
     return comment
-
-
-def nearest(word, words):
-    """Return '; did you mean ...?' if one of `words` is similar, else ''."""
-    similar = difflib.get_close_matches(str(word), [str(other) for other in words], 1)
-    return f'; did you mean {similar[0]}?' if similar else ''
 
 
 def model_names():

@@ -21,7 +21,7 @@ from matplotlib import colormaps
 
 import configurator
 from core.errors import UserError
-from core.record import group_seeds, numbers, read_run
+from core.record import group_seeds, numbers, read_run, summarize
 from core.table import LABELS, tabulate
 from plots import attention, confusion, relative_bias, reliability
 from plots.figure import COLORS, new_figure, open_axes, save_figure
@@ -38,6 +38,28 @@ out = 'plot.png'        # the file to write
 table = False           # print one
 name = ''               # print one and keep it as results/NAME.md and results/NAME.json
 columns = ''            # further columns: test.accuracy,train.rows_per_second; of train, medians
+
+
+def read_runs(paths, check):
+    """Return the runs in `paths`, without those for which check(run) raises UserError.
+
+    Print a line for each path that is left out: `python plot.py out/*` does not stop at a folder of something
+    else. Raises UserError if no run is left.
+    """
+    runs = []
+    problems = []
+    for path in paths:
+        try:
+            run = read_run(path)
+            check(run)
+            runs.append(run)
+        except UserError as error:
+            problems.append(error)
+    if not runs:
+        raise UserError(*map(str, problems), code=problems[0].code)
+    for error in problems:
+        print(f'left out: {error}')
+    return runs
 
 
 def draw_curves(runs, what='loss', x='step', log='none', out='plot.png'):
@@ -153,9 +175,10 @@ if __name__ == '__main__':
         raise UserError('of which runs? For example: python plot.py out/a out/b')
     one_run = what in ('confusion', 'reliability', 'attention', 'relative_bias')
     if table or name:
-        print_table([read_run(path) for path in paths], name, columns)
+        print_table(read_runs(paths, summarize), name, columns)
     elif not one_run:
-        draw_curves([read_run(path) for path in paths], what, x, log, out)
+        runs = read_runs(paths, lambda run: splits_with([run], what, x))
+        draw_curves(runs, what, x, log, out)
     elif len(paths) > 1:
         raise UserError(f'--what={what} is of one run at a time, got {len(paths)}')
     elif what == 'confusion':

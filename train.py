@@ -49,7 +49,7 @@ from core.state import State, copies, describe, live_weights, pack, saved_buffer
 from data.augment import Augment
 
 # --- the run
-out_dir = ''            # folder to write to; empty: out/NAME for config/train_NAME.py
+out_dir = ''            # folder to write to; empty: out/NAME for config/train_NAME.py or --dataset=NAME
 init_from = 'auto'      # auto: resume an unfinished run, else start one; scratch: start, rename the old one;
                         # resume: go on, also beyond the end; a run, .pt or hf:FOLDER: start with its weights
 eval_only = False       # evaluate eval_split with out_dir's best.pt or init_from; nothing else is done
@@ -122,9 +122,11 @@ def check_options(options, fields, world):
         if options[name] > most[name]:
             problems.append(f'{name} must be at most {most[name]}, got {options[name]}')
     micro_batch_size = max(options['micro_batch_size'], 1)
-    if options['batch_size'] % (micro_batch_size * world):
-        problems.append(f'batch_size {options["batch_size"]} is not divisible by micro_batch_size '
-                        f'{micro_batch_size} x {world} processes')
+    next_legal = math.ceil(options['batch_size'] / (micro_batch_size * world)) * micro_batch_size * world
+    if options['batch_size'] != next_legal:
+        parts = f'micro_batch_size {micro_batch_size} x ' if options['micro_batch_size'] else ''
+        problems.append(f'batch_size {options["batch_size"]} is not divisible by {parts}{world} processes; '
+                        f'the next that is: {next_legal}')
     if 'RANK' in os.environ and options['device'] not in ('cpu', 'cuda'):
         problems.append(f'under torchrun the device must be cpu or cuda, got {options["device"]}')
     with errors.collect(problems):
@@ -209,8 +211,8 @@ if __name__ == '__main__':
     micro_batch_size = micro_batch_size or batch_size // world
     with run.clock_stopped():           # meta.json: splits, shapes, tokenizer, info for the model's Config
         meta = data.prepare_if_missing(dataset, prepare, verify)
-    check_data(run.checkpoint, meta, options)
-    config = model_config(model, settings.fields, meta['info'], dataset)
+    info = check_data(run.checkpoint, meta, options)
+    config = model_config(model, settings.fields, info, dataset)
 
     # --- 2. The machine and the other processes.
     machine.set_torch_flags(device, dtype, threads, deterministic)
@@ -242,7 +244,7 @@ if __name__ == '__main__':
     net = Model(config).to(device)
     if channels_last:
         net.to(memory_format=torch.channels_last)
-    run.load_initial_weights(net)
+    run.load_initial_weights(net, options, meta)
     trainable = [p for p in net.parameters() if p.requires_grad]
     buffers = saved_buffers(net).values()           # BatchNorm's statistics
     live = live_weights(net)                        # what the moving average follows, {name: tensor}

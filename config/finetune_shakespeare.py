@@ -3,8 +3,8 @@
     hf download openai-community/gpt2 --local-dir gpt2
     python train.py config/finetune_shakespeare.py
 
-gpt2 is a folder with config.json, model.safetensors and the tokenizer's files. Not run yet with these weights:
-no network was available.
+gpt2 is a folder with config.json, model.safetensors and the tokenizer's files. Not run yet with these
+weights: no network was available.
 """
 dataset = 'shakespeare_gpt2'
 

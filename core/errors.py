@@ -15,8 +15,8 @@ class UserError(Exception):
         0 done                          5 out of memory
         1 a bug, with a traceback       6 the loss diverged
         2 configuration                 7 the target was missed
-        3 data or network               130 interrupted (SIGINT)
-        4 something cannot be saved     143 terminated (SIGTERM)
+        3 data or network               128 + n stopped by signal n: 130 SIGINT, 143 SIGTERM
+        4 something cannot be saved
     """
 
     def __init__(self, *lines, code=2):
@@ -40,11 +40,14 @@ def out_of_memory(error):
 
 
 def with_advice(error, n_rows):
-    """Return the UserError for a training step that failed for want of memory or of a compiler, else `error`.
+    """Return the UserError for a training step that failed for want of memory, of a compiler or of rows.
 
-    `n_rows` went through the model at once.
+    Return any other `error` as it is. `n_rows` went through the model at once.
     """
     first_line = str(error).strip().split('\n')[0][:200]
+    if 'more than 1 value per channel' in first_line:
+        return UserError('BatchNorm needs two values per channel or more, and 1 row has 1 x 1 pixels here: '
+                         'give batch_size and micro_batch_size of at least 2, or larger images')
     if out_of_memory(error) and n_rows > 1:
         return UserError(f'out of memory with {n_rows} rows per forward pass: {first_line}',
                          'what is saved is intact; the same run in smaller parts: '
@@ -53,6 +56,13 @@ def with_advice(error, n_rows):
     if any(module.startswith(('torch._dynamo', 'torch._inductor', 'triton')) for module in modules):
         return UserError(f'torch.compile failed: {first_line}', 'train without it: --compile=False')
     return error
+
+
+def set_up():
+    """Let the process end with the exit code that fits its error, and print any text on any terminal."""
+    sys.excepthook = excepthook
+    if getattr(sys.stdout, 'errors', '') == 'strict':       # in Latin-1 a ☕ is printed as \u2615
+        sys.stdout.reconfigure(errors='backslashreplace')
 
 
 def excepthook(kind, error, trace):

@@ -36,7 +36,7 @@ def export(path, folder):
 
 
 if __name__ == '__main__':
-    sys.excepthook = errors.excepthook
+    errors.set_up()
     if len(sys.argv) != 3:
         raise UserError('expected a run and the folder to write: python data/pretrained.py RUN FOLDER')
     export(*sys.argv[1:])

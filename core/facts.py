@@ -14,17 +14,25 @@ import torch
 from configurator import ROOT
 
 
+TAKEN = {}      # options of a resumed run that are in its checkpoint and not on the command line
+
+
 def command(**changes):
     """Return the command that was given, with some options changed. A new max_iters replaces the epochs.
 
-    Under torchrun it is a torchrun command: one process alone would have another micro-batch.
+    A command that begins another run also gives what this one has from its checkpoint. Under torchrun it is a
+    torchrun command: one process alone would have another micro-batch.
     """
+    begins_another = 'out_dir' in changes or changes.get('init_from') == 'scratch'
+    if begins_another:
+        changes = TAKEN | changes
     dropped = set(changes)
     if 'max_iters' in changes:
         dropped.add('epochs')
     kept = []
     for argument in sys.argv:
-        if argument.lstrip('-').split('=')[0] not in dropped:
+        resumes = begins_another and argument == '--init_from=resume'
+        if argument.lstrip('-').split('=')[0] not in dropped and not resumes:
             kept.append(argument)
     changed = [f'--{name}={value}' for name, value in changes.items()]
     launcher = ['python']

@@ -17,18 +17,28 @@ BETWEEN = 20            # space between two columns
 CAPTION = 52            # space below an image, for two lines of text
 LINE = 16               # height of a line of text
 MIN_WIDTH = 420         # of the whole picture, so that a title fits
+MAX_PIXELS = 2**24      # of the whole picture: matplotlib needs about 150 bytes for each
+MAX_ROWS = 100          # of images: a higher grid becomes a square one
 
 
 def enlargement(images):
-    """Return how large to draw a pixel of images (n, C, H, W), so that each side has at least 160 pixels."""
-    return math.ceil(160 / min(images.shape[2:]))
+    """Return how large to draw a pixel of images (n, C, H, W), so that each side has at least 160 pixels.
+
+    Of very many images the sides have fewer, so that the whole grid has at most MAX_PIXELS.
+    """
+    n, _, H, W = images.shape
+    scale = math.ceil(160 / min(H, W))
+    while scale > 1 and n * (scale * W + BETWEEN) * (scale * H + CAPTION) > MAX_PIXELS:
+        scale -= 1
+    return scale
 
 
 def save_grid(images, captions, title, file, columns=0):
     """Draw uint8 images (n, C, H, W) row by row, each above its caption, a list of up to two lines.
 
     If a caption begins with ✗ the image is a mistake: it gets a coloured frame and text. 0 columns: as many
-    as rows. Of more than three channels the first three are drawn, of two the first. Raises OSError.
+    as rows, and so for more than MAX_ROWS rows. Of more than three channels the first three are drawn, of two
+    the first. Raises OSError.
     """
     scale = enlargement(images)
     channels = 3 if images.shape[1] >= 3 else 1
@@ -36,7 +46,8 @@ def save_grid(images, captions, title, file, columns=0):
     images = images.repeat(scale, 2)
     images = images.repeat(scale, 3)
     n, _, H, W = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
+    if columns == 0 or n > columns * MAX_ROWS:
+        columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     cell_width = W + BETWEEN
     cell_height = H + CAPTION

@@ -12,6 +12,7 @@ import torch
 from torch.utils._triton import has_triton
 from torch.utils.flop_counter import FlopCounterMode
 
+from core import errors
 from core.errors import UserError
 
 
@@ -148,7 +149,10 @@ def count_flops(net, split, rows):
     """
     some = rows[-2:]                    # of rows sorted by length the longest
     counter = FlopCounterMode(display=False)
-    with counter:
-        sums = copy.deepcopy(net)(**split.batch(some))
-        sums['loss'].backward()
+    try:
+        with counter:
+            sums = copy.deepcopy(net)(**split.batch(some))
+            sums['loss'].backward()
+    except Exception as error:
+        raise errors.with_advice(error, len(some))
     return counter.get_total_flops() * len(rows) / len(some)

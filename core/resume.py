@@ -1,9 +1,12 @@
 """What a resumed run may change: the options of the checkpoint and those that were given become one."""
+import dataclasses
+from importlib import import_module
+
 import data
-from core import machine
+from core import machine, transfer
 from core.checkpoint import find_checkpoint, load_checkpoint
 from core.errors import UserError
-from core.facts import command
+from core.facts import TAKEN, command
 
 MODES = 'auto', 'scratch', 'resume'         # of init_from; anything else is a path
 # Options by what a resumed run may do with them:
@@ -29,7 +32,10 @@ def merge(settings, checkpoint, path, mode):
         if name not in COMMAND and now[name] != 'auto':
             given[name] = where
 
-    # 1. What decides on shapes and rows may not change.
+    TAKEN.update(taken(settings, checkpoint))
+
+    # 1. What decides on shapes and rows may not change. The place of the data may: their hashes are compared.
+    moved = 'dataset' in given and has_hashes(options['dataset'], checkpoint)
     changes = {}
     errors = []
     for name, where in given.items():
@@ -37,14 +43,16 @@ def merge(settings, checkpoint, path, mode):
             continue
         changes[name] = f'{name}: {saved.get(name)!r} there, {now[name]!r} given in {where}'
         decides_on_shapes = name in fields and not isinstance(fields[name], float)      # dropout does not
-        if (name in FIXED or decides_on_shapes) and not options['eval_only']:
+        fixed = name in FIXED and not (moved and name in ('dataset', 'prepare'))
+        if (fixed or decides_on_shapes) and not options['eval_only']:
             errors.append(changes[name])
     if mode not in MODES and not options['eval_only'] and mode != saved['init_from']:
         errors.append(f'init_from: {saved["init_from"]!r} there, {mode!r} given')
     if errors:
-        raise UserError(f'{path} is of another run:', *sorted(errors),
-                        f'to start again, that run moved aside: {command(init_from="scratch")}',
-                        f'to keep both: {command(out_dir=options["out_dir"] + "_2")}')
+        ways_out = [f'to keep both: {command(out_dir=options["out_dir"] + "_2")}']
+        if mode in MODES and saved['init_from'] in MODES:       # scratch would lose the weights that it names
+            ways_out.insert(0, f'to start again, that run moved aside: {command(init_from="scratch")}')
+        raise UserError(f'{path} is of another run:', *sorted(errors), *ways_out)
 
     # 2. What depends on the machine is decided again if the device is missing here, or if asked ('auto').
     elsewhere = saved.get('device', 'cpu').split(':')[0] not in machine.devices()
@@ -57,6 +65,10 @@ def merge(settings, checkpoint, path, mode):
     changed_fields = {name: value for name, value in fields.items() if name in given}
     settings.fields = checkpoint['config'] | changed_fields
     options['init_from'] = saved['init_from']       # how the run began; `mode` is this command's
+    folder = data.folder(options['dataset'])
+    if 'dataset' not in given and not folder.exists():
+        raise UserError(f'{path} was trained on {folder}, which is not there',
+                        f'if it was moved: {command(dataset="FOLDER")}', code=3)
 
     # 4. With the same length the run ends at the same step. With another one max_minutes count from here.
     lines = list(changes.values())
@@ -68,6 +80,35 @@ def merge(settings, checkpoint, path, mode):
     if elsewhere:
         lines.append(f'{saved["device"]} is not here')
     return lines, limit
+
+
+def taken(settings, checkpoint):
+    """Return {name: value} of the options that a run has from its checkpoint, not from the command line.
+
+    settings: of the command line alone. What is left out is a command's or follows from the machine or data.
+    """
+    saved = checkpoint['keys']
+    if settings.options['model'] != saved['model'] and 'model' in settings.given:
+        return {}               # what was given is of another model, with other fields
+    config = import_module(f'models.{saved["model"]}').Config
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    alone = fields | settings.options | settings.fields
+    left_out = {*COMMAND, *MACHINE, *settings.given, *checkpoint.get('info', {})}
+    found = {}
+    for name, value in (saved | checkpoint['config']).items():
+        if name in alone and name not in left_out and value != alone[name]:
+            found[name] = value
+    if saved.get('init_from', 'auto') not in MODES:     # the run began with other weights
+        found['init_from'] = saved['init_from']
+    return found
+
+
+def has_hashes(dataset, checkpoint):
+    """Return whether a data set is there and has the content that the checkpoint's run was trained on."""
+    try:
+        return data.hashes(data.check(dataset)) == checkpoint.get('data')
+    except UserError:
+        return False
 
 
 def initial_weights(source, settings):
@@ -86,11 +127,23 @@ def initial_weights(source, settings):
 
 
 def check_data(checkpoint, meta, options):
-    """Raise UserError if the data set is not the checkpoint's, or lacks a split that an option needs."""
+    """Return the info of the data set that fills the model's Config.
+
+    Raises UserError if the data set is not the checkpoint's, or lacks a split that an option needs. A trained
+    model may be evaluated on other data whose tokens and classes are the same; its mean and std are its own.
+    """
     dataset = options['dataset']
+    info = meta['info']
     if checkpoint and checkpoint['data'] and checkpoint['data'] != data.hashes(meta):
-        advice = '' if options['eval_only'] else ': --init_from=scratch'
-        raise UserError(f'{dataset} is not what {options["out_dir"]} was trained on{advice}', code=3)
+        other = options['eval_only'] and dataset != checkpoint['keys']['dataset']
+        if not other:
+            advice = '' if options['eval_only'] else f': {command(init_from="scratch")}'
+            raise UserError(f'{dataset} is not what {options["out_dir"]} was trained on{advice}', code=3)
+        different = transfer.report(checkpoint, meta)
+        if different:
+            raise UserError(f'the run cannot be evaluated on {dataset}: {different}', code=3)
+        own = checkpoint['info']
+        info = info | {name: own[name] for name in ('mean', 'std') if name in own}
     problems = []
     if options['target'] and 'val' not in meta['splits']:
         problems.append(f'target is a value on val, which {dataset} does not have')
@@ -99,6 +152,7 @@ def check_data(checkpoint, meta, options):
         problems.append(f'eval_split {options["eval_split"]!r}: {dataset} has {known}')
     if problems:
         raise UserError(*problems)
+    return info
 
 
 def has_steps_left(options, checkpoint, limit):

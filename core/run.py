@@ -1,22 +1,22 @@
 """The run folder: its lock, log.jsonl, the progress line, saving and signals."""
 import contextlib
-import fcntl
 import json
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 from pathlib import Path
 
-from core.checkpoint import evaluated_weights, find_checkpoint, latest_checkpoint, load_checkpoint
-from core.checkpoint import load_weights, save_checkpoint
+from core import transfer
+from core.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from core.errors import UserError
 from core.facts import command, duration, quote, to_json
+from core.lock import lock
+from core.names import run_name
 from core.record import cut_log
 from core.resume import MODES, has_steps_left, initial_weights, merge
-
+from core.stop import handle_signals
 
 SAVE_SECONDS = 600      # a run that is killed loses at most this much work
 
@@ -34,8 +34,7 @@ class Run:
     def __init__(self, settings, start):
         options = settings.options
         if not options['out_dir']:
-            config = settings.files[0] if settings.files else 'train_stdlib.py'
-            options['out_dir'] = f'out/{Path(config).stem.removeprefix("train_")}'
+            options['out_dir'] = f'out/{run_name(settings.files, options, settings.given)}'
         self.path = Path(options['out_dir'])
         self.start = start
         self.is_first = os.environ.get('RANK', '0') == '0'
@@ -95,11 +94,11 @@ class Run:
         yield
         self.start += time.monotonic() - before
 
-    def load_initial_weights(self, net):
-        """Load the weights that init_from names, if it names any; print which ones do not fit `net`."""
+    def load_initial_weights(self, net, options, meta):
+        """Load the weights that init_from names, if it names any; print what of them is not taken."""
         if self.weights:
-            for line in load_weights(net, evaluated_weights(self.weights), strict=self.eval_only):
-                self.print(f'not taken from {self.mode}: {line}')
+            for line in transfer.load(net, self.weights, options, meta):
+                self.print(line)
         self.weights = None             # they may be large
 
     # --- the folder
@@ -110,8 +109,7 @@ class Run:
         From here on signals are handled. Raises UserError if another process has the folder or it cannot be
         written.
         """
-        for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, self.on_signal)
+        handle_signals(self.on_signal)
         self.restart_rate(step)
         self.steps_per_epoch = steps_per_epoch
         if self.checkpoint:
@@ -136,11 +134,10 @@ class Run:
         self.log('resume' if self.checkpoint else 'config', step, **facts)
 
     def lock(self):
-        """Lock the folder. The kernel frees the lock, however this process ends."""
+        """Make the folder and lock it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self.lock_file = open(self.path / '.lock', 'wb')
         try:
-            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock_file = lock(self.path, wait=False)
         except BlockingIOError:
             raise UserError(f'another process trains in {self.path}; wait for it or give another --out_dir')
 

@@ -7,6 +7,8 @@ import math
 import re
 from collections import Counter
 
+import regex        # for \p{Thai}; comes with tiktoken
+
 MAX_N = 4           # of the n-grams
 
 # The rules of NIST's mteval-v13a, in their order.
@@ -17,6 +19,10 @@ PATTERNS = [
     (r'([^0-9])([.,])', r'\1 \2 '),             # separate . and , unless they follow a digit
     (r'([.,])([^0-9])', r' \1 \2'),             # ... and unless they precede one: 1,000.5 is one token
     (r'([0-9])(-)', r'\1 \2 ')]                 # separate - after a digit: 1990 - 95, but well-known
+
+# Letters of scripts that are written without spaces between words.
+SCRIPTS = 'Han Hiragana Katakana Thai Lao Khmer Myanmar Tibetan'.split()
+UNSPACED = regex.compile('[' + ''.join(f'\\p{{{script}}}' for script in SCRIPTS) + ']')
 
 
 def tokenize(line):
@@ -34,16 +40,36 @@ def tokenize(line):
     return line.split()
 
 
+def tokenize_characters(line):
+    """Split a line into its characters without white space, as sacrebleu's 'char' does."""
+    return list(''.join(line.split()))
+
+
+TOKENIZERS = {'13a': tokenize, 'char': tokenize_characters}
+
+
+def choose_tokenizer(lines):
+    """Return 'char' if most letters of the lines are of scripts without spaces between words, else '13a'.
+
+    For 13a a Chinese sentence is one word, and without four words in a line there is no 4-gram.
+    """
+    text = ''.join(lines)
+    n_letter = len(regex.findall(r'\p{L}', text))
+    n_unspaced = len(UNSPACED.findall(text))
+    return 'char' if 2 * n_unspaced > n_letter else '13a'
+
+
 def count_ngrams(tokens, n):
     """Return how often each sequence of n tokens occurs."""
     shifted = [tokens[i:] for i in range(n)]
     return Counter(zip(*shifted))
 
 
-def bleu(hypotheses, references):
-    """Return corpus BLEU-4 in [0, 100], cased, tokenised by 13a (Papineni et al. 2002, Post 2018).
+def bleu(hypotheses, references, tokenizer='13a'):
+    """Return corpus BLEU-4 in [0, 100], cased (Papineni et al. 2002, Post 2018).
 
     hypotheses: a list of strings. references: for each of them a string, or a list of one or more strings.
+    tokenizer: a key of TOKENIZERS, which are named as sacrebleu's.
     Raises ValueError if there are no hypotheses, more or fewer of them than references, or an empty list.
 
     BLEU = BP (p1 p2 p3 p4)^(1/4). p_n is the fraction of the hypotheses' n-grams that a reference has, each
@@ -57,13 +83,14 @@ def bleu(hypotheses, references):
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
         raise ValueError(f'{len(hypotheses)} hypotheses, {len(references)} lines of references, of which '
                          f'{references.count([])} are empty: give each hypothesis one reference or more')
+    split = TOKENIZERS[tokenizer]
     matches = [0] * MAX_N
     totals = [0] * MAX_N
     hypothesis_length = 0
     reference_length = 0
     for hypothesis, candidates in zip(hypotheses, references):
-        hypothesis = tokenize(hypothesis)
-        candidates = [tokenize(reference) for reference in candidates]
+        hypothesis = split(hypothesis)
+        candidates = [split(reference) for reference in candidates]
         length = len(hypothesis)
         hypothesis_length += length
         lengths = [len(reference) for reference in candidates]

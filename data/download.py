@@ -21,9 +21,10 @@ TIMEOUT = 30    # seconds to connect, and the longest silence after that
 def fetch(dataset, file, urls, sha256=None, md5=None):
     """Return the path of data/<dataset>/raw/<file>: already there, from DATA_MIRROR, or from one of `urls`.
 
-    Give the hash that the publisher states. Without one, a file that is already there is right, a mirror has
-    to list it, and a host may not send a web page. A broken connection leaves a .part file, which the next
-    attempt continues. Raises UserError, code 3, with the reason of each place.
+    Where data/ cannot be written, a mirror that is a folder is read in place. Give the hash that the
+    publisher states. Without one, a file that is already there is right, a mirror has to list it, and a host
+    may not send a web page. A broken connection leaves a .part file, which the next attempt continues. Raises
+    UserError, code 3, with the reason of each place.
     """
     path = store.folder(dataset) / 'raw' / file
     part = path.with_name(f'{file}.part')
@@ -38,6 +39,12 @@ def fetch(dataset, file, urls, sha256=None, md5=None):
         failures.append(f'  {path}: {flaw}')
 
     places = [in_mirror, *urls] if mirror else [*urls]
+    if not can_write(path.parent):
+        if mirror and Path(in_mirror).is_file() and not expected.flaw(in_mirror, must_be_listed=True):
+            print(f'{expected.name} is read in {mirror}')
+            return Path(in_mirror)
+        failures.append(f'  {path.parent}: cannot be written, so a download has no place')
+        places = []
     while places:
         place = places.pop(0)
         print(f'{expected.name} from {place}')
@@ -82,6 +89,12 @@ class Expected:
             print(f'{self.name} is accepted by the hash in {self.mirror}/SHA256SUMS, not by an official one')
             return ''
         return f'wrong bytes, their {self.algorithm} is {found}'
+
+
+def can_write(folder):
+    """Return whether files can be written to a folder, which need not be there yet."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return os.access(existing, os.W_OK)
 
 
 def mirror_sums(mirror):

@@ -7,10 +7,8 @@ Validation and test pairs are never changed, so that BLEU can be compared with t
 decode to the very lines of the files. Train may have millions of pairs, so only their ids are kept, and a
 hash of each to find duplicates.
 """
-import gzip
 import hashlib
 import math
-import zlib
 from array import array
 from itertools import pairwise, zip_longest
 
@@ -18,27 +16,16 @@ import numpy as np
 
 import data
 from core.errors import UserError
+from data.lines import read_lines
 
 END = 1     # the id after a sentence; see data/bpe.py
 
 
 # --- files
 
-def lines(file):
-    """Yield the lines of a UTF-8 file, or of a .gz of one, without their ends (LF or CRLF).
-
-    A byte order mark is dropped; all else stays as it is. Raises UserError, with the line, for other bytes.
-    """
-    try:
-        with gzip.open(file) if file.suffix == '.gz' else open(file, 'rb') as stream:
-            for n, line in enumerate(stream, 1):        # as bytes: text would also be cut at U+2028
-                line = line.removesuffix(b'\n').removesuffix(b'\r')
-                yield line.decode('utf-8-sig' if n == 1 else 'utf-8')
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UserError(f'{file}: line {n:,}: expected UTF-8 text, found byte 0x{byte:02x}', code=3)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f'{file}: {getattr(error, "strerror", None) or error}', code=3)
+def read_pairs(files):
+    """Yield the pairs of `files`: (source file, target file), or (file,) with two columns."""
+    return columns(*files) if len(files) == 1 else parallel(*files)
 
 
 def parallel(source, target):
@@ -46,13 +33,28 @@ def parallel(source, target):
 
     Raises UserError, with both counts, if one of them has more lines.
     """
-    for src, tgt in zip_longest(lines(source), lines(target)):
+    for src, tgt in zip_longest(read_lines(source), read_lines(target)):
         if src is None or tgt is None:
-            n_source = sum(1 for _ in lines(source))
-            n_target = sum(1 for _ in lines(target))
+            n_source = sum(1 for _ in read_lines(source))
+            n_target = sum(1 for _ in read_lines(target))
             raise UserError(f'{source} has {n_source:,} lines, {target} has {n_target:,} lines: expected '
                             'equally many, each the translation of the other', code=3)
         yield src, tgt
+
+
+def columns(file):
+    """Yield the pairs of a file whose lines are SOURCE TAB TARGET; a third column, a license, is left out.
+
+    Quotes are text. Raises UserError, with the line, for more or fewer columns.
+    """
+    for n, line in enumerate(read_lines(file), 1):
+        found = line.split('\t')
+        if not line.strip():
+            continue
+        if len(found) not in (2, 3):
+            raise UserError(f'{file}: line {n:,}: expected SOURCE TAB TARGET, found {len(found)} column(s)',
+                            code=3)
+        yield found[0], found[1]
 
 
 # --- what is held out, what is left out
@@ -66,7 +68,7 @@ def hash64(text):
 
 
 def hold_out(files, val, test):
-    """Return {'val': pairs, 'test': pairs} of `files`, [(source file, target file), ...].
+    """Return {'val': pairs, 'test': pairs} of `files`, a list of what `read_pairs` takes.
 
     `val` and `test` are fractions of the different source sentences or, from 1 on, numbers of them; 0 is no
     such split. A source sentence is held out with all its pairs. Those with the lowest hashes are held out,
@@ -93,9 +95,9 @@ def hold_out(files, val, test):
 
 
 def nonempty_pairs(files):
-    """Yield the pairs of [(source file, target file), ...] of which neither side is empty."""
-    for source, target in files:
-        for src, tgt in parallel(source, target):
+    """Yield the pairs of `files` of which neither side is empty."""
+    for pair_files in files:
+        for src, tgt in read_pairs(pair_files):
             if src.strip() and tgt.strip():
                 yield src, tgt
 

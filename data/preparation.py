@@ -3,13 +3,15 @@
 Options that a config gives to prepare.py (`prepare = '--size=256'`) are compared with those in meta.json, so
 that a run never uses a data set that was prepared in another way.
 """
-import fcntl
 import runpy
 import shlex
 import sys
+from pathlib import Path
 
 import configurator
 from core.errors import UserError
+from core.lock import lock
+from core.names import nearest
 from data import store
 
 
@@ -46,21 +48,31 @@ def prepare_options(script, prepare):
     return {option: settings.options[option] for option in settings.given}
 
 
+def known_data_sets(folder):
+    """Return the names of the data sets that can be prepared, and of those that are in `folder`, sorted."""
+    files = [*(store.ROOT / 'data').glob('*/prepare.py'), *folder.glob('*/meta.json')]
+    return sorted({file.parent.name for file in files})
+
+
 def run_prepare(script, argv):
     """Run a prepare.py, unless another process has done so meanwhile."""
     path = script.parent
     if not script.exists():
-        known = sorted(file.parent.name for file in (store.ROOT / 'data').glob('*/prepare.py'))
-        raise UserError(f'there is no data set {path}; there are {", ".join(known)}',
+        known = known_data_sets(path.parent)
+        advice = nearest(path.name, known)
+        if Path(path.name, 'meta.json').exists():       # a path without a slash is a name
+            advice = f'; did you mean ./{path.name}?'
+        raise UserError(f'there is no data set {path}; there are {", ".join(known)}{advice}',
                         'your own text: python data/shakespeare/prepare.py --input=FILE --out=NAME',
                         'your own pairs: python data/wmt_enfr/prepare.py --pairs=SOURCE,TARGET --out=NAME',
                         code=3)
     try:
-        lock = open(path / '.lock', 'wb')
+        lock_file = lock(path, wait=True)
     except OSError as error:
-        raise UserError(f'{path} is not prepared and cannot be written: {error.strerror}', code=4)
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)        # the kernel releases it, however this process ends
+        raise UserError(f'{path} is not prepared and cannot be written: {error.strerror}',
+                        f'prepare it elsewhere: python {script} --out=FOLDER', 'then give --dataset=FOLDER',
+                        code=4)
+    with lock_file:
         if not (path / 'meta.json').exists():
             own_argv = sys.argv
             sys.argv = [str(script), *argv]

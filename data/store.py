@@ -22,8 +22,14 @@ MEMORY_INFO = '/proc/meminfo'       # Linux
 
 
 def folder(name):
-    """Return the folder of a data set: data/<name>, or `name` itself if it is a path, with a slash."""
-    return Path(name) if os.sep in str(name) else ROOT / 'data' / name
+    """Return the folder of a data set: data/<name>, or `name` itself if it is a path, with a slash.
+
+    Raises UserError for data/ and the folders above it, such as `..`: the files would lie among the code.
+    """
+    path = Path(name) if os.sep in str(name) else ROOT / 'data' / name
+    if name and (ROOT / 'data').resolve().is_relative_to(path.resolve()):
+        raise UserError(f'{name} is no data set: expected a name, or a path with a slash')
+    return path
 
 
 def damaged(file, expected, found):

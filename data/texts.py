@@ -9,6 +9,8 @@ is learned on train alone. Texts are stored whole; the reader cuts what is longe
 """
 import csv
 import io
+import re
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +18,13 @@ import numpy as np
 import data
 from core.errors import UserError
 from data import bpe
+from data.lines import read_text
 from data.pairs import TokenRows, number_of
 
 DELIMITERS = {'tab': '\t', 'comma': ',', 'semicolon': ';', 'bar': '|'}
 SUFFIXES = {'.tsv': '\t', '.tab': '\t', '.csv': ','}
 SAMPLE = 100_000        # characters in which the delimiter is looked for
+MAX_LINES = 50          # classes that are printed
 
 
 class Row(NamedTuple):
@@ -41,6 +45,8 @@ def read_table(file, text='text', label='label', header=False, delimiter='auto',
     UTF-8.
     """
     content = read_text(file)
+    if '\n' in content:         # then a CR on its own ends no line, and spreadsheets leave some within a text
+        content = re.sub(r'\r(?!\n)', ' ', content)
     if delimiter == 'auto':
         delimiter = find_delimiter(file, content)
     else:
@@ -63,23 +69,6 @@ def read_table(file, text='text', label='label', header=False, delimiter='auto',
             raise UserError(f'{where}: expected a text and a label, found an empty one', code=3)
         rows.append(row)
     return rows
-
-
-def read_text(file):
-    """Return the text of a UTF-8 file; a byte order mark is dropped."""
-    try:
-        content = file.read_bytes()
-        text = content.decode('utf-8-sig')
-    except OSError as error:
-        raise UserError(f'{file}: {error.strerror}', code=3)
-    except UnicodeDecodeError as error:
-        line = error.object.count(b'\n', 0, error.start) + 1
-        byte = error.object[error.start]
-        raise UserError(f'{file}: line {line:,}: expected UTF-8 text, found byte 0x{byte:02x}', code=3)
-    if '\0' in text:
-        line = text.count('\n', 0, text.index('\0')) + 1
-        raise UserError(f'{file}: line {line:,}: expected text, found a NUL byte', code=3)
-    return text
 
 
 def find_delimiter(file, content):
@@ -121,7 +110,7 @@ def find_column(option, name, first, file):
         return first.index(name)
     if name.isdigit() and 1 <= int(name) <= len(first):
         return int(name) - 1
-    found = ', '.join(repr(column[:40]) for column in first)
+    found = ', '.join(repr(column[:40]) for column in first[:20])
     raise UserError(f'{file}: line 1: expected a column {name!r}, found {found}',
                     f'give its name, or its number if the first line has no names: --{option}=1', code=3)
 
@@ -132,20 +121,24 @@ def hold_out(rows, val, test, seed):
     """Return {'train': rows, 'val': rows, 'test': rows} of a list of Rows.
 
     `val` and `test` are fractions of the different texts or, from 1 on, numbers of them; 0 is no such split.
-    A text is held out with all its copies. Raises UserError unless train keeps a text.
+    A text is held out with all its copies, and train keeps a text of each class. Raises UserError if that
+    leaves too few.
     """
     texts = sorted({row.text for row in rows})
+    order = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+    position = {text: i for i, text in enumerate(order)}
+    last = {}               # of each class, where its last text is in this order: train keeps it
+    for row in rows:
+        last[row.label] = max(last.get(row.label, 0), position[row.text])
+    keep = set(last.values())
+    free = [text for i, text in enumerate(order) if i not in keep]
     n_val = number_of(val, len(texts))
     n_test = number_of(test, len(texts))
-    if min(val, test) < 0 or n_val + n_test >= len(texts):
+    if min(val, test) < 0 or n_val + n_test > len(free):
         raise UserError(f'val={val:g} and test={test:g}: expected numbers that leave train some of '
-                        f'{len(texts):,} different texts')
-    order = np.random.default_rng(seed).permutation(len(texts))
-    split_of = {}
-    for i in order[:n_val]:
-        split_of[texts[i]] = 'val'
-    for i in order[n_val:n_val + n_test]:
-        split_of[texts[i]] = 'test'
+                        f'{len(texts):,} different texts, one or more of each of {len(last):,} classes')
+    split_of = dict.fromkeys(free[:n_val], 'val')
+    split_of |= dict.fromkeys(free[n_val:n_val + n_test], 'test')
     splits = {'train': [], 'val': [], 'test': []}
     for row in rows:
         split = split_of.get(row.text, 'train')
@@ -158,10 +151,11 @@ def find_classes(splits):
 
     Raises UserError if there is only one, or if another split has a class that train has not.
     """
-    classes = sorted({row.label for row in splits['train']})
+    known = {row.label for row in splits['train']}
+    classes = sorted(known)
     for split, rows in splits.items():
         for row in rows:
-            if row.label not in classes:
+            if row.label not in known:
                 raise UserError(f'{row.where}: this row of {split} is of class {row.label!r}, of which train '
                                 'has no row; another --seed draws other rows', code=3)
     if len(classes) < 2:
@@ -197,8 +191,12 @@ def print_summary(out, splits, arrays, classes):
     """Print how many texts there are, of which class, how long, and how many of the held-out in train."""
     counts = ' + '.join(f'{len(rows):,} {split}' for split, rows in splits.items())
     print(f'{data.folder(out)}: {counts} texts of {len(classes)} classes')
-    for name, count in zip(classes, np.bincount(arrays['train']['label'])):
-        print(f'  {name}: {count:,} texts of train')
+    count = {split: Counter(row.label for row in rows) for split, rows in splits.items()}
+    for name in classes[:MAX_LINES]:
+        counts = ' + '.join(f'{count[split][name]:,} {split}' for split in splits)
+        print(f'  {name}: {counts}')
+    if len(classes) > MAX_LINES:
+        print(f'  and {len(classes) - MAX_LINES:,} other classes')
     lengths = np.diff(arrays['train']['text'].offsets)
     print(f'a text of train has {lengths.mean():.1f} tokens on average, {np.percentile(lengths, 95):.0f} or '
           f'fewer in 95%, {lengths.max():,} at most')

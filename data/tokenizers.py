@@ -25,7 +25,10 @@ class Characters:
         unknown = sorted(set(text) - set(self.id))
         if unknown:
             names = ', '.join(repr(character) for character in unknown[:8])
-            raise UserError(f'the tokenizer lacks {names}', f'it has {self.characters!r}')
+            others = f' and {len(unknown) - 8:,} others' if len(unknown) > 8 else ''
+            rest = ' ...' if self.vocab_size > 100 else ''          # there may be thousands
+            raise UserError(f'the tokenizer lacks {names}{others}',
+                            f'it has {self.vocab_size:,} characters: {self.characters[:100]!r}{rest}')
         return [self.id[character] for character in text]
 
     def decode(self, ids):

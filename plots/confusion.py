@@ -1,16 +1,20 @@
 """The confusion matrix of a classifier: how many rows of each true class are predicted as each class."""
+import math
+
 import numpy as np
 
 from core.checkpoint import find_checkpoint, load_checkpoint
 from core.errors import UserError
 from plots.figure import heatmap, new_figure, save_figure
 
+MOST = 50       # classes whose names and numbers of rows are all drawn; of more classes only colors
+
 
 def draw(run, out='plot.png'):
     """Draw the confusion matrix of a run's last evaluation on the test set, else on the validation set.
 
-    The text of a cell is a number of rows; its color is the fraction of the rows of the true class. Raises
-    UserError if no evaluation logged a matrix.
+    The text of a cell is a number of rows; its color is the fraction of the rows of the true class. Of many
+    classes, cells have no text and only some have names. Raises UserError if no evaluation logged a matrix.
     """
     evaluations = [line for line in run['val'] + run['test'] if 'confusion' in line]
     if not evaluations:
@@ -21,15 +25,16 @@ def draw(run, out='plot.png'):
     n = len(count)
     names = class_names(run['run'], n)
 
-    side = max(5, 2 + 0.4 * n)      # inches
+    side = max(5, 2 + 0.4 * min(n, MOST))       # inches
     figure = new_figure(side, side)
     axes = figure.subplots()
     keys = run['keys']
     title = (f'{keys["model"]} on {keys["dataset"]}, {line["split"]} at step {line["step"]:,}\n'
              f'{count.trace():,.0f} of {count.sum():,.0f} correct')
-    heatmap(axes, fraction, names, names, title, size=8)
+    heatmap(axes, fraction, names, names, title, size=8, every=math.ceil(n / MOST))
     axes.set(xlabel='predicted', ylabel='true')
-    for (i, j), rows in np.ndenumerate(count):
+    cells = np.ndenumerate(count) if n <= MOST else []
+    for (i, j), rows in cells:
         if rows == 0 and n > 12:        # zeros would clutter a plot of many classes
             continue
         if fraction[i, j] > 0.5:

@@ -12,16 +12,20 @@ The variables at the top of such a file are the options of that kind; sample.py 
 Here is what several kinds share.
 """
 import contextlib
+import glob
 import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import data
 from core.errors import UserError
 from data import tokenizers
+from data.folders import entries
+from data.lines import name_errors, read_text, to_text
 
 KINDS = 'text', 'translation', 'labels', 'classes', 'masks', 'images'
 
@@ -59,10 +63,12 @@ def out_of_range(options, limits):
 
 
 def out_problems(out, *endings):
-    """Return a line for each reason why no file with one of `endings` can be written to `out`."""
+    """Return a line for each reason why no file with one of `endings`, or any, can be written to `out`."""
     problems = []
-    if out and not out.endswith(endings):
+    if out and endings and not out.endswith(endings):
         problems.append(f'out must end in {" or in ".join(endings)}, got {out!r}')
+    if os.path.isdir(out):
+        problems.append(f'out {out} is a folder')
     if not os.path.isdir(Path(out).parent):
         problems.append(f'out {out}: there is no such folder')
     return problems
@@ -73,15 +79,14 @@ def out_problems(out, *endings):
 def read_prompt(start):
     """Return the text that the option `start` stands for: itself, FILE:path for a file's, - for stdin's.
 
-    Raises UserError, code 3, if it cannot be read or is not UTF-8.
+    Raises UserError, code 3, with the line, if it cannot be read or is not UTF-8.
     """
-    try:
-        if start.startswith('FILE:'):
-            return Path(start.removeprefix('FILE:')).read_text(encoding='utf-8-sig')
-        if start == '-':
-            return sys.stdin.read().removeprefix('\ufeff')      # a byte order mark, as utf-8-sig removes it
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'--start: {error}', code=3)
+    name = f'--start={start}'
+    if start.startswith('FILE:'):
+        return read_text(Path(start.removeprefix('FILE:')), name)
+    if start == '-':
+        with name_errors(name):
+            return to_text(sys.stdin.buffer.read(), name)
     return start
 
 
@@ -100,6 +105,63 @@ def open_image(file, channels):
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'--start={file}: {reason}', code=3)
     return image.convert('L' if channels == 1 else 'RGB'), mode
+
+
+def names_several(start):
+    """Return whether `start` is a folder or a pattern such as 'photos/*.jpg', not the name of one file."""
+    path = Path(start).expanduser()
+    is_pattern = any(letter in start for letter in '*?[')
+    return path.is_dir() if path.exists() else is_pattern
+
+
+def own_images(start):
+    """Return the files that `start` names: itself, those in a folder, or those that match a pattern.
+
+    Raises UserError, code 3, if a folder has none.
+    """
+    path = Path(start).expanduser()
+    files = [path]          # also if there is no such file: then to open it is an error
+    if path.is_dir():
+        files = [file for file in entries(path) if not file.is_dir()]
+    elif names_several(start):
+        files = sorted(Path(file) for file in glob.glob(str(path))) or [path]
+    if not files:
+        raise UserError(f'--start={start}: there are no files in this folder', code=3)
+    return files
+
+
+def show_each(files, show):
+    """Call show(file) for each file. If there are several, what is wrong with one is printed.
+
+    Raises UserError if no file is right, or if nothing can be written.
+    """
+    n_wrong = 0
+    for file in files:
+        try:
+            show(file)
+        except UserError as error:
+            if len(files) == 1 or error.code == 4:
+                raise
+            print(error, file=sys.stderr)
+            n_wrong += 1
+    if n_wrong == len(files):
+        raise UserError(f'none of these {n_wrong} files is an image that the model can read', code=3)
+
+
+def warn_if_far(file, image, config, advice=''):
+    """Print a line if uint8 image (C, H, W) is much brighter or darker than those of the training.
+
+    That is, if its mean is more than a standard deviation of their pixels away from theirs.
+    """
+    if not hasattr(config, 'mean'):
+        return
+    mean = torch.tensor(config.mean)                            # (C,)
+    found = image.float().mean((1, 2)) / 255                    # (C,)
+    distance = ((found - mean) / torch.tensor(config.std)).mean()
+    if abs(distance) > 1:
+        word = 'brighter' if distance > 0 else 'darker'
+        print(f'{file}: much {word} than the images of the training, mean {found.mean():.2f}, theirs '
+              f'{mean.mean():.2f}: the answer may be wrong{advice}', file=sys.stderr)
 
 
 def load_split(checkpoint, name, fields, device='cpu', block_size=0):

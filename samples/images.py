@@ -34,7 +34,10 @@ def problems(given):
 
 
 def count(n_class):
-    """Return num_samples or, if that is 0, what fits the grid. Raises UserError for more than 400 images."""
+    """Return num_samples or, if that is 0, what fits the grid. Raises UserError for more than 400 images.
+
+    Of more than 400 classes, each may have one.
+    """
     if grid in ('prior', 'style'):
         default = 8
         images_each = n_class
@@ -44,10 +47,10 @@ def count(n_class):
     else:
         default = 25
         images_each = 1
-    limit = LIMITS['num_samples'] // images_each
+    limit = max(1, LIMITS['num_samples'] // images_each)
     if num_samples > limit:
         raise UserError(f'num_samples must be from 0 to {limit} in this grid, got {num_samples}')
-    return num_samples or default
+    return num_samples or min(default, limit)
 
 
 def random_other_label(label, n_class, generator):
@@ -114,6 +117,8 @@ def draw_changed(net, names, data_split, seed, generator):
     image = batch['image']                                              # (n, C, H, W)
     label = batch['label']
     if grid == 'wrong_label':
+        if len(names) < 2:
+            raise UserError(f'grid wrong_label: {names[0]} is the only class, so there is no wrong one')
         wrong = random_other_label(label, len(names), generator)
         reconstruction = net.reconstruct(image, label, wrong)
         captions = []

@@ -13,6 +13,7 @@ import torch
 
 from core.errors import UserError
 from data import tokenizers
+from data.lines import split_lines
 from samples import class_names, device_of, load_split, out_problems, random_rows, read_prompt
 from samples.classes import classify, save_lines
 
@@ -132,7 +133,7 @@ def show(net, checkpoint, folder, seed):
         raise UserError('the model has no tokenizer, so it cannot read text')
     names = class_names(checkpoint, net.config.n_class)
     if start:
-        lines = read_prompt(start).removesuffix('\n').split('\n')
+        lines = split_lines(read_prompt(start))
         classify_lines(net, lines, tokenizer, names)
         return
     data_split = load_split(checkpoint, split, ['text', 'label'], device_of(net), net.config.block_size)
@@ -141,7 +142,7 @@ def show(net, checkpoint, folder, seed):
         rows = random_rows(data_split, num_samples or 10, seed)
     true, predicted, probabilities = classify(net, data_split, rows)
     if out:
-        save_lines(out, rows, true, predicted, probabilities)
+        save_lines(out, rows, true, predicted, probabilities, names)
     else:
         print_rows(data_split, rows, tokenizer, true, predicted, probabilities, names)
     n_right = sum(t == p for t, p in zip(true, predicted))

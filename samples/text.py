@@ -12,6 +12,7 @@ import torch
 from core import search
 from core.errors import UserError
 from data import tokenizers
+from data.lines import unify_newlines
 from samples import device_of, read_prompt
 
 # --- options of text
@@ -88,7 +89,7 @@ def show(net, checkpoint, folder, seed):
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
     if tokenizer is None:
         raise UserError('the model has no tokenizer, so it cannot make text')
-    prompt = read_prompt(start)
+    prompt = unify_newlines(read_prompt(start))
     if not prompt:
         print('the prompt is empty: the text begins with the model', file=sys.stderr)
     ids = tokenizer.encode(prompt) or tokenizer.begin()

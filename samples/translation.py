@@ -15,12 +15,13 @@ from core import score, search
 from core.errors import UserError
 from core.facts import duration
 from data import tokenizers
+from data.lines import split_lines
 from samples import device_of, load_split, out_problems, read_prompt, writing
 
 # --- options of translation
 start = ''              # lines to translate; FILE:path to read them from a file, - from the standard input
 split = ''              # rows of the data set to use without a start; empty: test if there is one, else val
-out = ''                # FILE.txt to write the translations to, one on each line; empty: they are printed
+out = ''                # file to write the translations to, one on each line; empty: they are printed
 bleu = False            # print BLEU, how similar the translations of a split are to its references, and how
                         # many are equal to theirs
 beam = 4                # beam size of the search; 1: greedy; 0: sample at random, by the options below
@@ -36,7 +37,7 @@ LIMITS = {'beam': 1000, 'length_penalty': 10, 'temperature': 1e9, 'top_k': 10**9
 
 def problems(given):
     """Return a line for each mistake in the options, of which `given` were given."""
-    lines = out_problems(out, '.txt')
+    lines = out_problems(out)
     if start and (split or bleu):
         lines.append('start is text of your own; split and bleu are for rows of the data set')
     unused = [name for name in ('temperature', 'top_k', 'top_p', 'min_p') if name in given]
@@ -89,7 +90,7 @@ def show(net, checkpoint, folder, seed):
         raise UserError('the model has no tokenizer, so it cannot translate text')
     references = []
     if start:
-        lines = read_prompt(start).removesuffix('\n').split('\n')
+        lines = split_lines(read_prompt(start))
         warn_of_prefixes(lines, checkpoint.get('info', {}).get('prefixes', []))
         sources = [tokenizer.encode(line) + [search.END] for line in lines]
         name = ''
@@ -100,23 +101,29 @@ def show(net, checkpoint, folder, seed):
         name = pairs.name
 
     start_time = time.monotonic()
-    texts = [tokenizer.decode(ids) for ids in translate_ids(net, sources, seed)]
+    texts = []
+    for ids in translate_ids(net, sources, seed):
+        texts.append(tokenizer.decode(ids).replace('\n', ' '))      # line n is the translation of line n
     seconds = time.monotonic() - start_time
+    output = ''.join(f'{text}\n' for text in texts)
     if out:
         with writing(out):
-            Path(out).write_text(''.join(f'{text}\n' for text in texts), encoding='utf-8')
+            Path(out).write_text(output, encoding='utf-8')
     elif not bleu:
-        print('\n'.join(texts))
+        print(output, end='')
     if bleu:
         method = f'beam {beam}, length_penalty {length_penalty}'
         if beam == 1:
             method = 'greedy'
         elif beam == 0:
             method = f'sampled at temperature {temperature}, seed {seed}'
-        bleu_score = score.bleu(texts, references)
+        tokenization = score.choose_tokenizer(references)
+        bleu_score = score.bleu(texts, references, tokenization)
         exact_match = score.exact_match(texts, references)
-        print(f'BLEU {bleu_score:.2f} of {len(texts):,} lines of {name}, cased, 13a; {method}, '
+        print(f'BLEU {bleu_score:.2f} of {len(texts):,} lines of {name}, cased, {tokenization}; {method}, '
               f'at most 2 S + 10 tokens; {duration(seconds)}; exact match {exact_match:.2%}')
+        if tokenization == 'char':
+            print('char: most references have no spaces between words, so each character counts as a word')
         if checkpoint['tokenizer']['kind'] == 'unigram':        # which does not know all letters
             print('references are as the tokenizer decodes them, so compare this BLEU with no other')
 

@@ -63,6 +63,7 @@ def test_the_plan_has_every_variant_with_every_seed_and_the_baseline_first(tmp_p
     assert planned[0].arguments == [STDLIB, '--max_iters=5', '--seed=1', f'--out_dir={folder}']
     assert planned[-1].folder == tmp_path / 'prepare=a_b_seed2'
     assert ablate.plan([STDLIB], [], 1)[0].folder == Path('out/ablate_stdlib/baseline_seed1')
+    assert ablate.plan([], ['--dataset=mine'], 1)[0].folder == Path('out/ablate_mine/baseline_seed1')
 
 
 def test_all_mistakes_are_reported_at_once_before_anything_runs(tmp_path):

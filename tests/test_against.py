@@ -176,7 +176,7 @@ def test_what_cannot_be_compared_is_an_error(launch, toy, script, argv, words):
 def test_another_model_beside_nanogpt_is_an_error(launch, nanogpt, tmp_path):
     image_data(tmp_path / 'x')
     code, text = launch('results/against_nanogpt.py', *CNN, f'--dataset={tmp_path}/x', f'--nanogpt={nanogpt}')
-    assert code == 2 and 'nanoGPT compares with the model gpt, got cnn' in text, text
+    assert code == 2 and 'nanoGPT compares with the models gpt and gpt2, got cnn' in text, text
 
 
 def test_masks_without_their_files_are_an_error(launch, tmp_path):

@@ -328,3 +328,31 @@ def test_a_folder_that_cannot_be_made_is_reported(raw, web):
     raw.parent.write_bytes(b'a file')
     web.routes['/a'] = serve()
     assert f'{web.url}/a: ' in error_of(f'{web.url}/a')
+
+
+def read_only(monkeypatch, raw):
+    """Let no file be written below the folder of a data set, not even by root."""
+    access = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: not str(path).startswith(str(raw.parents[1])) and
+                        access(path, mode))
+    raw.parent.mkdir(parents=True)
+
+
+def test_where_nothing_can_be_written_a_mirror_is_read_in_place(raw, web, mirror, monkeypatch):
+    read_only(monkeypatch, raw)
+    folder = mirror(BODY)
+    assert fetch(f'{web.url}/a') == folder / NAME
+    assert not raw.exists() and not web.seen
+    mirror(OTHER, listing(OTHER))                   # other bytes, but listed
+    assert fetch(f'{web.url}/a') == folder / NAME
+    mirror(OTHER, '')
+    assert f'{raw}: cannot be written' in error_of(f'{web.url}/a')
+
+
+def test_where_nothing_can_be_written_a_file_that_is_there_will_do_and_a_host_will_not(raw, web, monkeypatch):
+    read_only(monkeypatch, raw)
+    web.routes['/a'] = serve()
+    assert f'{raw}: cannot be written' in error_of(f'{web.url}/a') and not web.seen
+    raw.mkdir()
+    (raw / 'file.bin').write_bytes(BODY)
+    assert fetch() == raw / 'file.bin'

@@ -376,6 +376,23 @@ def test_a_hostile_checkpoint_is_an_error_and_executes_nothing(launch, argv, tmp
     assert touched.exists()             # it was a danger
 
 
+def test_moved_data_are_recognised_by_their_hashes(launch, toy, argv, tmp_path):
+    assert launch('train.py', *argv('a'))[0] == 0
+    (tmp_path / 'elsewhere').mkdir()
+    os.rename(toy, tmp_path / 'elsewhere/renamed')
+    more = [f'--out_dir={tmp_path}/a', '--init_from=resume', '--max_iters=30']
+    code, text = launch('train.py', *more)
+    assert code == 3 and f'which is not there\nif it was moved: python ' in text, text
+    assert text.endswith(' --dataset=FOLDER\n') and 'Traceback' not in text
+    code, text = launch('train.py', *more, f'--dataset={tmp_path}/elsewhere/renamed')
+    assert code == 0 and max(losses(tmp_path / 'a')) == 30 and 'renamed' in text, text
+    assert load_checkpoint(tmp_path / 'a/last.pt')['keys']['dataset'].endswith('renamed')
+    other = {'train': {'tokens': [3, 4] * 500}, 'val': {'tokens': [3, 4] * 50}}
+    data.save(f'{tmp_path}/other', other, {'tokens': 'stream'}, {'vocab_size': 11})
+    code, text = launch('train.py', *more, f'--dataset={tmp_path}/other')
+    assert code == 2 and 'is of another run' in text, text
+
+
 def test_a_checkpoint_of_other_data_or_shapes_is_an_error_with_what_differs(launch, toy, argv, tmp_path):
     assert launch('train.py', *argv('a'))[0] == 0
     other = {'train': {'tokens': [3, 12] * 500}, 'val': {'tokens': [3, 12] * 50}}
@@ -752,6 +769,21 @@ def test_a_read_only_data_folder_will_do_if_it_is_prepared(launch, toy, argv, tm
                             env={'PATCH': 'test_faults.read_only', 'READ_ONLY': folder})
         assert code == expected and 'Traceback' not in text and (not code or folder in text), text
         shutil.rmtree(tmp_path / 'a', ignore_errors=True)
+
+
+def test_text_that_the_terminal_cannot_show_is_printed_as_escapes(argv, toy, tmp_path):
+    """Latin-1, as old images set it: what it lacks takes nothing from the output that follows."""
+    meta = data.check(toy)
+    meta['tokenizer']['characters'] = '\n☕„ßéô日本🙂–x'
+    data.store.write_meta(tmp_path / 'toy', meta['splits'], meta['info'], meta['tokenizer'])
+    environment = {**os.environ, 'PYTHONIOENCODING': 'latin-1'}
+    for script, *more in (['train.py', *argv('a'), '--target=0.1'],
+                          ['sample.py', f'--out_dir={tmp_path}/a', '--max_new_tokens=50']):
+        done = subprocess.run([sys.executable, ROOT / script, *more], env=environment, capture_output=True)
+        text = done.stdout.decode('latin-1')
+        assert done.returncode == (7 if script == 'train.py' else 0), done.stderr
+        assert '\\u2615' in text and 'ß' in text and b'Traceback' not in done.stderr
+        assert script == 'sample.py' or 'target missed' in text.splitlines()[-1]
 
 
 def strange_clock():

@@ -70,3 +70,19 @@ def test_title_and_captions_are_written_as_they_are(tmp_path, monkeypatch):
     captions = [['an apple 99%'], ['✗ an apple 50%', r'is $\x$']]           # mathtext would fail at \x
     grid.save_grid(np.zeros((2, 3, 8, 8), np.uint8), captions, 'the title', tmp_path / 'x.png')
     assert written == ['the title', 'an apple 99%', '✗ an apple 50%', r'is $\x$']
+
+
+@pytest.mark.parametrize('n, scale', [(1, 20), (400, 20), (1600, 8), (9000, 1)])
+def test_of_very_many_images_each_is_drawn_smaller(n, scale):
+    images = np.zeros((n, 1, 8, 8), np.uint8)
+    assert grid.enlargement(images) == scale
+    area = n * (8 * scale + grid.BETWEEN) * (8 * scale + grid.CAPTION)
+    assert area <= grid.MAX_PIXELS
+
+
+def test_a_grid_that_is_too_high_becomes_a_square(tmp_path):
+    images = np.full((150, 1, 8, 8), 7, np.uint8)
+    grid.save_grid(images, [['x']] * 150, 'title', tmp_path / 'x.png', columns=1)
+    height, width, _ = read_png(tmp_path / 'x.png').shape
+    assert width == grid.LEFT + 13 * (160 + grid.BETWEEN)
+    assert height == grid.TOP + 12 * (160 + grid.CAPTION)

@@ -1,7 +1,10 @@
 """data/images.py: files of every kind become arrays, rows are split, statistics are numpy's."""
+import io
 import os
+import struct
 import threading
 import weakref
+import zlib
 
 import numpy as np
 import pytest
@@ -28,6 +31,26 @@ def test_the_rows_of_the_splits_are_a_partition_and_always_the_same():
     assert all(np.array_equal(of, images.split_rows(1000, 100, 50)[split]) for split, of in rows.items())
     assert np.array_equal(rows['val'], images.split_rows(1000, 100)['val'])          # whatever else is drawn
     assert list(images.split_rows(10, 0)) == ['train'] and len(np.unique(np.diff(rows['val']))) > 5
+
+
+@pytest.mark.parametrize('val, test', [(100, 50), (1, 1), (500, 490), (994, 0)])
+def test_every_class_is_in_the_splits_in_proportion_and_in_train(val, test):
+    sizes = [600, 300, 90, 7, 2, 1]
+    classes = np.random.default_rng(0).permutation(np.repeat([*'abcdef'], sizes))
+    rows = images.split_rows(1000, val, test, classes)
+    assert {split: len(of) for split, of in rows.items()} == {
+        split: n for split, n in (('train', 1000 - val - test), ('val', val), ('test', test)) if n}
+    assert sorted(np.concatenate([*rows.values()])) == list(range(1000))
+    assert set(classes[rows['train']]) == set('abcdef')
+    for split, of in rows.items():
+        for name, size in zip('abcdef', sizes):
+            n = (classes[of] == name).sum()
+            assert abs(n - size * len(of) / 1000) < 3, (split, name)
+
+
+def test_one_class_is_split_as_none():
+    rows = images.split_rows(100, 10, 20, ['x'] * 100)
+    assert all(np.array_equal(of, images.split_rows(100, 10, 20)[split]) for split, of in rows.items())
 
 
 @pytest.mark.parametrize('n', [1, 999, 1000, 2345])
@@ -97,7 +120,75 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path, name, write, expected, tol
     assert np.abs(found.astype(float) - expected).max() <= tolerance
 
 
+TURNED = {1: PIXELS, 2: PIXELS[:, ::-1], 3: PIXELS[::-1, ::-1], 4: PIXELS[::-1],
+          5: PIXELS.swapaxes(0, 1), 6: np.rot90(PIXELS, -1), 7: np.rot90(PIXELS, 2).swapaxes(0, 1),
+          8: np.rot90(PIXELS)}
+
+
+@pytest.mark.parametrize('orientation', [*TURNED, 0, 9])
+def test_an_image_is_turned_as_the_camera_says(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / 'x.png', exif=exif)
+    expected = TURNED.get(orientation, PIXELS)
+    assert np.array_equal(np.asarray(images.load_rgb(tmp_path / 'x.png')), expected)
+
+
+def with_chunk(kind, content):
+    """Return a PNG of PIXELS with another chunk before the pixels, well-formed whatever its content is."""
+    body = io.BytesIO()
+    Image.fromarray(PIXELS).save(body, 'PNG')
+    whole = body.getvalue()
+    at = whole.index(b'IDAT') - 4
+    checksum = zlib.crc32(kind + content)
+    return b''.join([whole[:at], struct.pack('>I', len(content)), kind, content, struct.pack('>I', checksum),
+                     whole[at:]])
+
+
+@pytest.mark.parametrize('kind, content', [
+    (b'eXIf', b'no EXIF'), (b'eXIf', b''), (b'eXIf', b'MM\0*\0\0\0\x08\0\x01\x01\x12'),
+    (b'iTXt', b'prompt\0\1\0\0\0' + zlib.compress(b'a long text ' * 200_000)),
+    (b'iCCP', b'name\0\0no profile'), (b'tEXt', b'no separator'), (b'zTXt', b'key\0\0not compressed'),
+    (b'pHYs', bytes(9)), (b'gAMA', bytes(4))])
+def test_damaged_metadata_do_not_decide_on_the_pixels(tmp_path, kind, content):
+    (tmp_path / 'x.png').write_bytes(with_chunk(kind, content))
+    assert np.array_equal(np.asarray(images.load_rgb(tmp_path / 'x.png')), PIXELS)
+
+
+def test_an_image_is_turned_even_if_the_rest_of_its_exif_cannot_be_written(tmp_path):
+    # The maker, 0x010f, should be text: here it is two fractions, as some phones write it.
+    entries = struct.pack('>HHIIHHIHH', 0x010f, 5, 2, 38, 0x0112, 3, 1, 6, 0)
+    exif = b'MM\0*' + struct.pack('>IH', 8, 2) + entries + struct.pack('>5I', 0, 1, 2, 3, 4)
+    Image.fromarray(PIXELS).resize((90, 60)).save(tmp_path / 'x.jpg', exif=b'Exif\0\0' + exif)
+    assert images.load_rgb(tmp_path / 'x.jpg').size == (60, 90)
+
+
+@pytest.mark.parametrize('values, message', [
+    (np.linspace(0, 1, 54, dtype=np.float32), 'mode F, values from 0 to 1: expected 8 bits, or 16 bits'),
+    (np.full(54, np.nan, np.float32), 'mode F'),
+    (np.arange(54, dtype=np.uint16) * 77, 'mode I;16, values from 0 to 4081'),
+    (np.arange(54, dtype=np.int32) * 2000, 'mode I, values from 0 to 106000'),
+    (np.arange(54, dtype=np.int32) * 1000 - 9, 'mode I, values from -9 to 52991'),
+    (np.arange(54, dtype=np.int32), 'mode I, values from 0 to 53')])
+def test_values_whose_white_is_unknown_are_an_error(tmp_path, values, message):
+    Image.fromarray(values.reshape(6, 9)).save(tmp_path / 'x.tif')
+    with pytest.raises(ValueError, match=message):
+        images.load_rgb(tmp_path / 'x.tif')
+
+
+def test_sixteen_bits_may_be_dim_or_all_black(tmp_path):
+    for value in 0, 257 * 16, 65535:
+        Image.fromarray(np.full((6, 9), value, np.uint16)).save(tmp_path / 'x.tif')
+        assert (np.asarray(images.load_rgb(tmp_path / 'x.tif')) == value // 257).all()
+
+
 @pytest.mark.parametrize('name, write, expected', [
+    ('three channels.png', lambda f: Image.fromarray(np.dstack([NUMBERS] * 3)).save(f), NUMBERS),
+    ('opaque.png', lambda f: Image.fromarray(NUMBERS * 60).convert('RGBA').save(f), NUMBERS * 60),
+    ('gray and opaque.png', lambda f: Image.fromarray(NUMBERS).convert('LA').save(f), NUMBERS),
+    ('three channels.bmp', lambda f: Image.fromarray(np.dstack([NUMBERS] * 3)).save(f), NUMBERS),
+    ('white.gif', lambda f: Image.new('L', (9, 6), 255).save(f), np.full((6, 9), 255)),
+    ('black and white.gif', lambda f: Image.fromarray(NUMBERS // 4 * 255).save(f), NUMBERS // 4 * 255),
     ('grey.png', lambda f: Image.fromarray(NUMBERS).save(f), NUMBERS),
     ('palette.png', lambda f: paletted().save(f), NUMBERS),
     ('2 bits.png', lambda f: paletted(NUMBERS % 3).save(f, bits=2), NUMBERS % 3),
@@ -112,6 +203,8 @@ def test_a_mask_is_read_as_it_is_stored(tmp_path, name, write, expected):
 @pytest.mark.parametrize('name, image, message', [
     ('rgb.png', PIXELS, 'one channel.*found PNG RGB'),
     ('rgba.png', np.dstack([PIXELS, ALPHA]), 'found PNG RGBA'),
+    ('shape in alpha.png', np.dstack([NUMBERS, NUMBERS, NUMBERS, ALPHA]), 'found PNG RGBA'),
+    ('float.tif', NUMBERS.astype(np.float32), 'found TIFF F'),
     ('grey.jpg', NUMBERS, 'without loss, found JPEG L'),
     ('16 bit.png', NUMBERS.astype(np.uint16) * 100, 'values from 0 to 255, found 0 to 400')])
 def test_what_is_not_a_mask_is_an_error_with_its_name(tmp_path, name, image, message):

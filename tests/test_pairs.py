@@ -1,5 +1,4 @@
 """data/pairs.py: what is read, held out and left out, and ids that decode to the very text."""
-import gzip
 from collections import Counter
 
 import numpy as np
@@ -44,34 +43,31 @@ def write_both(path, pairs):
 
 # --- files
 
-@pytest.mark.parametrize('blob, expected', [
-    (b'a\nb\n', ['a', 'b']), (b'a\r\n\r\nb', ['a', '', 'b']), (b'', []), (b'\xef\xbb\xbfa\n', ['a']),
-    (body(NASTY), NASTY), (b' a \rb\n', [' a \rb'])])
-@pytest.mark.parametrize('name', ['x.en', 'x.en.gz'])
-def test_lines_are_as_they_are_without_their_ends(tmp_path, name, blob, expected):
-    (tmp_path / name).write_bytes(gzip.compress(blob, mtime=0) if name.endswith('gz') else blob)
-    assert list(pairs.lines(tmp_path / name)) == expected
-
-
-@pytest.mark.parametrize('name, blob, words', [
-    ('x.en', b'a\nb\n\xff\n', 'x.en: line 3: expected UTF-8 text, found byte 0xff'),
-    ('x.en', b'\xef\xbb\xbfab\xe9', 'x.en: line 1: .*0xe9'), ('x.en', None, 'x.en: No such file'),
-    ('x.gz', b'a\n', 'x.gz: Not a gzipped file'),
-    ('x.gz', gzip.compress(bytes(99), mtime=0)[:-9], 'x.gz: .*ended before'),
-    ('x.gz', gzip.compress(bytes(99), mtime=0)[:10] + b'\xff' * 20, 'x.gz: Error')])
-def test_what_is_not_text_is_an_error_with_its_line(tmp_path, name, blob, words):
-    if blob is not None:
-        (tmp_path / name).write_bytes(blob)
-    with pytest.raises(UserError, match=words) as error:
-        list(pairs.lines(tmp_path / name))
-    assert error.value.code == 3
-
-
 @pytest.mark.parametrize('n, m', [(3, 5), (5, 3), (0, 1)])
 def test_files_of_unequal_length_are_an_error_with_both_counts(tmp_path, n, m):
     (tmp_path / 'x.en').write_bytes(b'a\n' * n), (tmp_path / 'x.fr').write_bytes(b'b\n' * m)
     with pytest.raises(UserError, match=f'x.en has {n} lines, .*x.fr has {m} lines') as error:
         list(pairs.parallel(tmp_path / 'x.en', tmp_path / 'x.fr'))
+    assert error.value.code == 3
+
+
+@pytest.mark.parametrize('lines', [
+    ['a cat\tun chat', ' a dog \t un\u2028chien', '"a\thé"'], ['Go.\tVa !\tCC-BY 2.0', 'Run\tCours'],
+    ['a\rb\tc', '', 'd\te', '  ']])
+def test_a_file_of_two_columns_has_the_pairs_of_two_files(tmp_path, lines):
+    (tmp_path / 'my.tsv').write_bytes(body(lines))
+    rows = [line.split('\t') for line in lines if line.strip()]
+    found = list(pairs.read_pairs([tmp_path / 'my.tsv']))
+    assert found == [tuple(row[:2]) for row in rows]
+    assert list(pairs.read_pairs(write_both(tmp_path / 'x', found))) == found
+    assert pairs.hold_out([[tmp_path / 'my.tsv']], 1, 0)['val'][0] in found
+
+
+@pytest.mark.parametrize('lines, n', [(['a\tb', 'alone'], 1), (['a\tb', '12\ta\t13\tb'], 4)])
+def test_more_or_fewer_columns_are_an_error_with_the_line(tmp_path, lines, n):
+    (tmp_path / 'my.tsv').write_bytes(body(lines))
+    with pytest.raises(UserError, match=f'my.tsv: line 2: expected SOURCE TAB TARGET, found {n} ') as error:
+        list(pairs.read_pairs([tmp_path / 'my.tsv']))
     assert error.value.code == 3
 
 

@@ -86,7 +86,7 @@ def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
     (['b'], 'b is not a run'),
     (['a', '--x=steps'], "expected one of 'step'"),
     (['a', '--what=accuracy'], 'no accuracy over step in a; there is epoch, loss, lr'),
-    (['a', 'none', '--what=lr'], 'no lr over step in none; there is nothing'),
+    (['none', '--what=lr'], 'no lr over step in none; there is nothing'),
     (['a', '--out=x.bmp'], 'x.bmp cannot be written'),
     (['a', '--out=no/x.png'], 'no/x.png cannot be written'),
     (['a', '--what=confusion'], 'no confusion in a'),
@@ -94,7 +94,7 @@ def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
     (['b', '--what=confusion'], 'b is not a run'),
     (['a', '--what=reliability'], 'python sample.py --out_dir=a --out=a/test.jsonl'),
     (['a/log.jsonl', '--what=reliability'], 'a/log.jsonl:1 is not a line of probabilities'),
-    (['a', 'none', '--table'], 'none has no evaluation on val'),
+    (['none', 'b', '--table'], 'none has no evaluation on val'),
     (['a', '--name=a/b'], '--name=a/b: expected')])
 def test_wrong_arguments_end_the_script_with_a_message_and_write_nothing(launch, tmp_path, argv, message):
     here = tmp_path / 'here'
@@ -113,3 +113,19 @@ def test_the_script_prints_a_table_of_groups_named_by_their_first_run(launch, tm
     assert code == 0
     assert text.split('\n')[1].startswith('a1 +1  2        1.0000 ± 0.0000 (2)')
     assert text.split('\n')[2].startswith('b      3        2.0000 (1)')
+
+
+@pytest.mark.parametrize('argv', [['--table'], ['--out=x.png']])
+def test_what_is_no_run_is_left_out_with_a_line_and_the_others_are_shown(launch, tmp_path, argv):
+    for seed in 1, 2:
+        write_log(tmp_path / f'run{seed}', [2, 1], seed=seed)
+    write_log(tmp_path / 'stopped_at_once', [])
+    write_log(tmp_path / 'group/a', [2])
+    (tmp_path / 'picture.png').write_bytes(b'a picture')
+    (tmp_path / 'damaged').mkdir()
+    (tmp_path / 'damaged/log.jsonl').write_text('{"event": "con', encoding='utf-8')
+    code, text = launch('plot.py', *argv, *sorted(os.listdir(tmp_path)), cwd=tmp_path)
+    assert code == 0 and text.count('left out: ') == 4, text
+    for name in 'stopped_at_once', 'group', 'picture.png', 'damaged/log.jsonl:1':
+        assert any(line.startswith('left out: ') and name in line for line in text.split('\n')), name
+    assert 'run1 +1' in text or (tmp_path / 'x.png').exists()

@@ -73,6 +73,17 @@ def test_a_confusion_matrix_of_any_size_is_written(tmp_path, n):
     assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.parametrize('n, shown', [(50, 50), (51, 26), (300, 50)])
+def test_of_many_classes_the_figure_is_of_bounded_size_and_has_fewer_names(tmp_path, figures, n, shown):
+    run = write_log(tmp_path / 'a', [3], more=[classifier_evaluation(10, 'val', np.eye(n))])
+    confusion.draw(run)
+    axes, = figures[0].axes
+    names = texts(axes.get_xticklabels())
+    assert len(names) == shown == len(axes.get_yticks()) and names[1] == str(axes.get_xticks()[1])
+    assert len(axes.texts) == (n if n <= 50 else 0)
+    assert max(figures[0].get_size_inches()) <= 22 and axes.images[0].get_array().shape == (n, n)
+
+
 def test_the_script_draws_a_confusion_matrix(launch, tmp_path):
     write_log(tmp_path / 'a', [3], more=[classifier_evaluation(10, 'val', np.eye(3))])
     code, text = launch('plot.py', '--what=confusion', 'a', '--out=x.png', cwd=tmp_path)

@@ -1,4 +1,5 @@
 """data/preparation.py: a missing data set is prepared once, with the options that are asked for."""
+import os
 import sys
 from pathlib import Path
 
@@ -107,3 +108,25 @@ def test_an_unknown_data_set_is_an_error_that_lists_the_known_ones(launch, tmp_p
     code, text = launch('train.py', '--dataset=nowhere', f'--out_dir={tmp_path}/run')
     assert code == 3 and 'nowhere' in text and 'shakespeare' in text and 'stdlib' in text, text
     assert not (tmp_path / 'run').exists() and not (ROOT / 'data/nowhere').exists()
+
+
+def test_a_mistyped_data_set_is_answered_with_the_nearest_own_ones_too(launch, toy, tmp_path, monkeypatch):
+    for name in f'{tmp_path}/toi', 'shakespear':
+        code, text = launch('train.py', f'--dataset={name}', f'--out_dir={tmp_path}/run')
+        nearest = {'toi': 'toy', 'shakespear': 'shakespeare'}[Path(name).name]
+        assert code == 3 and f'; did you mean {nearest}?' in text, text
+    code, text = launch('train.py', '--dataset=toy2', f'--out_dir={tmp_path}/run', cwd=tmp_path)
+    assert 'did you mean ./' not in text
+    os.rename(toy, tmp_path / 'toy2')
+    code, text = launch('train.py', '--dataset=toy2', f'--out_dir={tmp_path}/run', cwd=tmp_path)
+    assert code == 3 and '; did you mean ./toy2?' in text, text
+    monkeypatch.setattr(data.store, 'ROOT', tmp_path)
+    data.save('diary', {'train': {'label': [1, 2]}})
+    with pytest.raises(UserError, match='there are diary; did you mean diary?'):
+        data.prepare_if_missing('dairy')
+
+
+def test_a_data_set_that_cannot_be_prepared_where_it_is_names_the_way_out(launch, own, tmp_path):
+    code, text = launch('train.py', *TINY, f'--dataset={own}', f'--out_dir={tmp_path}/run',
+                        env={'PATCH': 'test_faults.read_only', 'READ_ONLY': own})
+    assert code == 4 and f'python {own}/prepare.py --out=FOLDER' in text, text

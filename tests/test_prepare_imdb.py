@@ -131,6 +131,15 @@ def test_tabs_delimiters_quotes_and_new_lines_inside_quotes_are_text(tmp_path):
     assert [row.where for row in rows] == [f'{file}: line 2', f'{file}: line 4']
 
 
+@pytest.mark.parametrize('content, texts', [
+    ('text,label\nA dog\r sleeps,x\n"two\rlines",y\n', ['A dog  sleeps', 'two lines']),
+    ('text,label\r\none,x\r\n"two\r\nlines",y\r\n', ['one', 'two\r\nlines']),
+    ('text,label\rone,x\rtwo,y\r', ['one', 'two'])])
+def test_a_cr_on_its_own_ends_a_line_only_where_no_lf_does(tmp_path, content, texts):
+    (tmp_path / 'own.csv').write_bytes(content.encode())
+    assert [row.text for row in read_table(tmp_path / 'own.csv')] == texts
+
+
 def test_without_quotes_a_quote_is_text_like_any_other(tmp_path):
     file = tmp_path / 'own.tsv'
     file.write_text('text\tlabel\n"Great" film\tpos\n"never closed\tneg\n', encoding='utf-8')
@@ -194,6 +203,39 @@ def test_copies_of_a_text_are_held_out_together_and_the_order_does_not_matter():
     assert {split: sorted(found) for split, found in turned.items()} == {
         split: sorted(found) for split, found in splits.items()}
     assert 'val' not in hold_out(rows, 0, 1, seed=0)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_train_keeps_a_text_of_each_class(seed):
+    rows = []
+    for label, n in ('a', 30), ('b', 2), ('c', 1):
+        rows += [Row(f'{label} {i % n}', label, '') for i in range(40)]
+    splits = hold_out(rows, 0.3, 0.3, seed)
+    assert {row.label for row in splits['train']} == {'a', 'b', 'c'}
+    assert {split: len({row.text for row in found}) for split, found in splits.items()} == {
+        'train': 13, 'val': 10, 'test': 10}
+    assert sorted(sum(splits.values(), [])) == sorted(rows)
+
+
+def test_where_each_class_is_in_train_anyway_the_plain_permutation_decides():
+    rows = [Row(f'text {i:02}', 'ab'[i % 2], '') for i in range(60)]
+    order = np.random.default_rng(5).permutation(60)
+    splits = hold_out(rows, 7, 0, seed=5)
+    assert {row.text for row in splits['val']} == {rows[i].text for i in order[:7]}
+
+
+def test_classes_that_leave_nothing_to_hold_out_are_an_error():
+    rows = [Row(f'text {i}', f'class {i}', '') for i in range(9)]
+    with pytest.raises(UserError, match='9 different texts, one or more of each of 9 classes'):
+        hold_out(rows, 1, 0, seed=0)
+    assert len(hold_out(rows, 0, 0, seed=0)['train']) == 9
+
+
+def test_the_classes_are_printed_with_their_counts_but_no_more_than_50(own):
+    text = own(table(20) + 'a rarity,ugly\n', '--val=3', '--test=0')
+    assert '  ugly: 1 train + 0 val\n' in text
+    text = own('text,label\n' + ''.join(f'film {i},class {i % 60:02}\n' for i in range(180)), '--test=0')
+    assert '  class 49: ' in text and '  and 10 other classes\n' in text and 'class 50' not in text
 
 
 def test_a_class_that_train_does_not_have_is_an_error_with_the_line():

@@ -114,8 +114,8 @@ BROKEN = [(f'images/{name}.jpg', b'x') for name in TEST]
     pytest.param([(MASK, encoded(TRIMAP * 85))], r'pug_1.png: expected .*\(1, 2, 3\), found \[ *85 170 255\]',
                  id='values'),
     pytest.param([(MASK, encoded(TRIMAP - 1))], r'pug_1.png: expected .* found \[0 1 2\]', id='from zero'),
-    pytest.param([(MASK, encoded(np.repeat(TRIMAP[..., None], 3, 2)))], 'pug_1.png: .*one channel.*PNG RGB',
-                 id='channels'),
+    pytest.param([(MASK, encoded(np.dstack([TRIMAP, TRIMAP, 3 - TRIMAP])))],
+                 'pug_1.png: .*one channel.*PNG RGB', id='channels'),
     pytest.param([(MASK, encoded(TRIMAP[:, :6]))],
                  r'pug_1.png: expected .*\(8, 8\) as of .*pug_1.jpg, found \(6, 8\)', id='size'),
     pytest.param(BROKEN, '5 of 5 files do not decode', id='none decodes')])

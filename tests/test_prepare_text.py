@@ -1,12 +1,16 @@
 """data/shakespeare and data/stdlib: a text of your own becomes a stream, and the advice of errors helps."""
+import importlib.util
 import inspect
+import os
+import random
 import textwrap
 
 import numpy as np
 import pytest
 
 import data
-from conftest import TINY
+from conftest import ROOT, TINY
+from data import store, tokenizers
 from mirror import prepare_real, real
 
 LINE = 'Ünïcödé, “quoted”: one line of a text.'
@@ -20,6 +24,7 @@ def prepare(launch, tmp_path, raw):
 @pytest.mark.parametrize('raw, text', [(f'{LINE}\n', f'{LINE}\n'), (f'\ufeff{LINE}', LINE),
                                        (f'{LINE}\r\n{LINE}\r{LINE}\n\r{LINE}',
                                         f'{LINE}\n{LINE}\n{LINE}\n\n{LINE}'),
+                                       (f'\ufeff{LINE}\n\ufeff{LINE}', f'{LINE}\n{LINE}'),
                                        (f'{LINE}\u2028\x0b\ufeff{LINE}', f'{LINE}\u2028\x0b\ufeff{LINE}')])
 def test_the_ends_of_lines_and_the_byte_order_mark_make_no_difference(launch, tmp_path, raw, text):
     code, output = prepare(launch, tmp_path, raw.encode('utf-8'))
@@ -34,11 +39,56 @@ def test_the_ends_of_lines_and_the_byte_order_mark_make_no_difference(launch, tm
 
 @pytest.mark.parametrize('raw, message', [
     (b'', 'found 0 characters'), (b'\xef\xbb\xbf', 'found 0 characters'), (b'tiny', '4 characters'),
-    (b'abc' * 99 + b'\xe9' + b'abc' * 99, '0xe9 at 297'), (LINE.encode('utf-16'), '0xff at 0')])
+    (b'abc' * 99 + b'\xe9' + b'abc' * 99, '0xe9 at 297'), (LINE.encode('utf-16'), '0xff at 0'),
+    ('Plain English.\n'.encode('utf-16-be') * 9, 'NUL byte; if this is UTF-16, save it as UTF-8'),
+    (b'a line\n' * 9 + b'a\0b', 'line 10: expected text, found a NUL byte')])
 def test_what_is_not_text_is_an_error(launch, tmp_path, raw, message):
     code, output = prepare(launch, tmp_path, raw)
     assert code == 3 and message in output and 'own text.txt' in output and output.count('\n') == 1, output
     assert not (tmp_path / 'mine').exists()
+
+
+@pytest.fixture
+def script():
+    """A fresh copy of the script as a module, with its options at their defaults."""
+    spec = importlib.util.spec_from_file_location('shakespeare', ROOT / 'data/shakespeare/prepare.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PARTS = ['the', ' cat', '  ', '\n', '\n\n', "'s", ' 12', '\t', '\x1c', '!', 'été', '\u2028', ' ' * 130]
+
+
+MERGES = '#version: 0.2\nĠ t\nh e\nĠt he\nĊ Ċ\nĠ Ġ\n! Ĝ\n'     # Ĝ: byte 0x1c, white space for Python alone
+
+
+@pytest.mark.parametrize('kind, reader', [
+    ('characters', tokenizers.Characters(''.join(sorted(set(''.join(PARTS)))))),
+    ('gpt2', tokenizers.load({'kind': 'gpt2', 'vocab_bpe': MERGES}))])
+@pytest.mark.parametrize('piece', [1, 7, 50, 10**6])
+def test_ids_made_piece_by_piece_are_those_of_the_whole_text(script, kind, reader, piece):
+    script.tokenizer = kind
+    script.PIECE = piece
+    text = ''.join(random.Random(0).choices(PARTS, k=800))
+    for begin, end in (0, len(text)), (100, 1000), (len(text) - 1, len(text)):
+        ids = script.encode(reader, text, begin, end)
+        assert ids.tolist() == reader.encode(text[begin:end]) and ids.dtype == np.uint16
+
+
+def no_memory():
+    """Called first in a child process, in which hardly any memory is free."""
+    store.MEMORY_INFO = os.environ['MEMORY_INFO']
+
+
+def test_a_text_too_large_for_memory_is_an_error_that_names_the_script_for_such_texts(launch, tmp_path):
+    (tmp_path / 'meminfo').write_text('MemAvailable: 10 kB\n', encoding='utf-8')
+    (tmp_path / 'large.txt').write_text(LINE * 99, encoding='utf-8')
+    env = {'PATCH': 'test_prepare_text.no_memory', 'MEMORY_INFO': f'{tmp_path}/meminfo'}
+    code, output = launch('data/shakespeare/prepare.py', f'--input={tmp_path}/large.txt',
+                          f'--out={tmp_path}/x', env=env)
+    assert code == 5 and f'data/text/prepare.py --input={tmp_path}/large.txt' in output, output
+    assert not (tmp_path / 'x').exists()
 
 
 @pytest.mark.parametrize('input', ['missing.txt', ''])

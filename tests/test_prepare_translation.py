@@ -10,6 +10,8 @@ import pytest
 import data
 from data import bpe
 from mirror import prepare, prepare_real, real
+from models import transformer
+from sampling import save_run
 from test_pairs import NASTY, SENTENCES, body, read_ids, read_texts, write_both
 
 
@@ -125,7 +127,7 @@ def test_wmt_is_cleaned_counted_and_held_out(prepare, tmp_path):
     meta = data.check(str(out))
     assert meta['tokenizer'] == bpe.train([side for pair in train for side in pair], 300).json()
     assert meta['options'] == {'corpora': 'europarl,newstest,tatoeba', 'pairs': '', 'val': 7, 'test': 0.1,
-                               'vocab_size': 300, 'max_length': 500, 'max_ratio': 3.0}
+                               'vocab_size': 300, 'max_length': 500, 'max_ratio': 3.0, 'tokenizer': ''}
     assert [source['url'].rsplit('/', 1)[1] for source in meta['source']] == [
         'training-parallel-europarl-v7.tgz', 'dev.tgz', 'fra-eng.zip', 'test-full.tgz']
 
@@ -155,6 +157,7 @@ def test_an_unknown_corpus_is_an_error(prepare, corpora):
 
 @pytest.mark.parametrize('argv, words', [
     (['--pairs=a.en,b.fr', '--corpora=tatoeba'], 'corpora: without effect beside --pairs=a.en,b.fr'),
+    (['--tokenizer=multi30k'], 'vocab_size: without effect beside --tokenizer=multi30k'),
     (['--corpora=newstest', '--val=0.5'], 'val: without effect beside --corpora=newstest')])
 def test_options_without_effect_are_an_error(prepare, argv, words):
     assert words in prepare('wmt_enfr', {}, SMALL, *argv, code=2)
@@ -163,8 +166,8 @@ def test_options_without_effect_are_an_error(prepare, argv, words):
 @pytest.mark.parametrize('changed, words', [
     ({'val': VAL[1:]}, 'val: expected 3,000 pairs, found 2,999'),
     ({'test': TEST + TEST[:1]}, 'test: expected 3,003 pairs, found 3,004'),
-    ({'tatoeba': b'Go.\tVa !\nRun\n'}, 'fra.txt: line 2: expected English TAB French'),
-    ({'tatoeba': b'Go.\tVa !\nRun\tCours\xe9\n'}, 'tatoeba.fr: line 2: expected UTF-8 text, found byte 0xe9'),
+    ({'tatoeba': b'Go.\tVa !\nRun\n'}, 'fra.txt: line 2: expected SOURCE TAB TARGET, found 1 column'),
+    ({'tatoeba': b'Go.\tVa !\nRun\tCours\xe9\n'}, 'fra.txt: line 2: expected UTF-8 text, found byte 0xe9'),
     ({'europarl': [('\x85', 'x'), ('a', '')]}, 'no pair is left for train')])
 def test_other_archives_than_the_published_ones_are_an_error(prepare, changed, words):
     corpora = 'europarl' if 'europarl' in changed else 'newstest,tatoeba'
@@ -194,7 +197,9 @@ def test_mistakes_with_own_pairs_are_errors(prepare, tmp_path):
     (tmp_path / 'data/multi30k').mkdir(parents=True)
     (tmp_path / 'data/multi30k/prepare.py').touch()         # the name of a data set that is not one's own
     for argv, code, message in [
-            ([f'--pairs={en}'], 2, 'expected two files, SOURCE,TARGET'),
+            ([f'--pairs={en}'], 3, 'my.en: line 1: expected SOURCE TAB TARGET, found 1 column'),
+            ([f'--pairs={en},{fr},{fr}'], 2, 'expected two files, SOURCE,TARGET'),
+            (['--pairs=none.tsv'], 3, 'none.tsv: No such file'),
             ([f'--pairs={en},{fr}', '--out=wmt_enfr'], 2, 'a new name'),
             ([f'--pairs={en},{fr}', '--out=multi30k'], 2, 'a new name'),
             ([f'--pairs={en},{fr}', '--val=300'], 2, 'of 300 source sentences'),
@@ -202,6 +207,54 @@ def test_mistakes_with_own_pairs_are_errors(prepare, tmp_path):
             ([f'--pairs={en},{fr}', '--max_length=3'], 3, 'no pair is left for train'),
             ([f'--pairs={en},{tmp_path}/none.fr'], 3, 'none.fr: No such file')]:
         assert message in prepare('wmt_enfr', {}, SMALL, *argv, code=code)
+
+
+def test_own_pairs_may_be_one_file_of_two_columns_and_names_may_have_commas(prepare, tmp_path):
+    own = [(f'word {i}', f'mot {i}') for i in range(90)]
+    en, fr = write_both(tmp_path / 'a, b', own)
+    (tmp_path / 'c, d.tsv').write_bytes(body([f'{src}\t{tgt}' for src, tgt in own]))
+    for files in f'{en},{fr}', f'{tmp_path}/c, d.tsv':
+        text = prepare('wmt_enfr', {}, SMALL, f'--pairs={files}', '--val=10')
+        assert "the first pair: 'word 0', 'mot 0'\n" in text
+        found = [read_texts(tmp_path / 'out', split) for split in ('train', 'val', 'test')]
+        assert sorted(sum(found, [])) == sorted(own)
+
+
+def test_own_pairs_take_the_byte_pairs_of_a_data_set_or_of_a_run(prepare, tmp_path):
+    write_both(tmp_path / 'a', [(f'the hare {i}', f'le lièvre {i}') for i in range(90)])
+    en, fr = write_both(tmp_path / 'b', [(f'a tortoise {i}', f'une tortue {i}') for i in range(50)])
+    prepare('wmt_enfr', {}, '--vocab_size=270', f'--pairs={tmp_path}/a.en,{tmp_path}/a.fr', out='first')
+    first = data.check(f'{tmp_path}/first')
+    config = transformer.Config(vocab_size=first['info']['vocab_size'], block_size=8, n_layer=1, n_head=1,
+                                n_embd=4, n_hidden=4)
+    save_run(tmp_path / 'run', 'transformer', transformer.Model(config), tmp_path / 'first')
+    for source in 'first', 'run', 'run/best.pt':
+        prepare('wmt_enfr', {}, f'--pairs={en},{fr}', f'--tokenizer={tmp_path}/{source}', '--val=5')
+        found = data.check(f'{tmp_path}/out')
+        assert found['tokenizer'] == first['tokenizer']
+        assert found['info']['vocab_size'] == first['info']['vocab_size']
+        assert found['info']['cleaning']['pairs']['kept'] == len(read_texts(tmp_path / 'out', 'train'))
+        assert ('a tortoise 7', 'une tortue 7') in sum(
+            [read_texts(tmp_path / 'out', split) for split in ('train', 'val', 'test')], [])
+    prepare('shakespeare', {'shakespeare/input.txt': b'To be, or not to be.\n' * 9}, out='text')
+    argv = f'--pairs={en},{fr}', f'--tokenizer={tmp_path}/text', '--vocab_size=16_000'
+    assert 'expected a BPE' in prepare('wmt_enfr', {}, *argv[:2], code=2, out='x')
+    assert 'mine: there is no such data set, run' in prepare('wmt_enfr', {}, argv[0], '--tokenizer=mine', code=2,
+                                                             out='x')
+    assert 'vocab_size: without effect' in prepare('wmt_enfr', {}, *argv, code=2, out='x')
+
+
+def test_a_filter_that_drops_much_is_named_with_an_option_that_helps(prepare, tmp_path):
+    own = [(f'the number is {i}, and nothing but this {i}', f'{i}') for i in range(100, 190)]
+    en, fr = write_both(tmp_path / 'my', own)
+    argv = [f'--pairs={en},{fr}', '--val=5', '--test=5']
+    text = prepare('wmt_enfr', {}, SMALL, *argv, code=3)
+    assert 'no pair is left for train' in text and 'occurs twice' not in text
+    assert '100% are unlike in length, by max_ratio 3; to keep more of them: --max_ratio=9' in text
+    text = prepare('wmt_enfr', {}, SMALL, *argv, '--max_ratio=27', '--max_length=40', code=3)
+    assert '--max_length=120' in text
+    text = prepare('wmt_enfr', {}, SMALL, *argv, '--max_ratio=27')
+    assert '80 kept' in text and 'to keep more' not in text
 
 
 # --- the real ones

@@ -65,3 +65,11 @@ def test_writing_names_the_file_only_once_it_is_written(tmp_path, capsys):
 def test_out_needs_a_known_ending_and_an_existing_folder(out, n_problems, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(samples.out_problems(out, '.png', '.txt')) == n_problems
+
+
+@pytest.mark.parametrize('out, n_problems', [
+    ('', 0), ('x.fr', 0), ('hyp', 0), ('no/x.de', 1), ('folder', 1), ('folder/', 1), ('folder/x', 0)])
+def test_without_endings_any_file_will_do_but_no_folder(out, n_problems, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    assert len(samples.out_problems(out)) == n_problems

@@ -1,6 +1,7 @@
 """samples/classes.py: grids, lines and images of your own, with small stand-ins for the models."""
 import dataclasses
 import json
+import re
 import shutil
 import sys
 import types
@@ -152,14 +153,16 @@ def image_logits(net):
 
 # --- lines
 
-def check_lines(path, answers):
+def check_lines(path, answers, names=CLASSES):
     """Compare a file of lines with `answers`; return how many are right."""
     lines = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     assert [line['row'] for line in lines] == list(range(len(answers)))
     for line, (true, predicted, probabilities) in zip(lines, answers):
-        assert list(line) == ['row', 'true', 'predicted', 'probabilities']
+        assert list(line) == ['row', 'true', 'predicted', 'true_name', 'predicted_name', 'probabilities']
         assert line['true'] == true
         assert line['predicted'] == predicted
+        assert line['true_name'] == names[true]
+        assert line['predicted_name'] == names[predicted]
         assert type(line['predicted']) is int
         assert line['probabilities'] == pytest.approx(probabilities.tolist(), abs=2e-6)
         assert all(round(p, 6) == p for p in line['probabilities'])
@@ -177,6 +180,19 @@ def test_lines_are_the_models_answers_for_every_row_in_order(trained, sampled, t
     right = check_lines(tmp_path / 'x.jsonl', answers)
     assert text == (f'wrote x.jsonl\n{right} of {n} right in {split or "test"}, accuracy {right / n:.4f}; '
                     'test-time augmentation: none\n')
+
+
+def test_lines_have_the_names_of_the_files_that_meta_json_has(trained, sampled, tmp_path):
+    file = tmp_path / 'images/meta.json'
+    meta = json.loads(file.read_text(encoding='utf-8'))
+    names = [f'bee/é \udce9 {i}.png' for i in range(70)]        # not every file name is Unicode
+    meta['source'] = [{'url': 'elsewhere'}, {'url': 'photos', 'files': {'train': [], 'test': names}}]
+    file.write_text(json.dumps(meta), encoding='utf-8')
+    for split, expected in ('test', names), ('val', [None] * 30):
+        code, text = sampled('--out=x.jsonl', f'--split={split}')
+        assert code == 0, text
+        lines = (tmp_path / 'x.jsonl').read_text(encoding='utf-8').splitlines()
+        assert [json.loads(line).get('file') for line in lines] == expected
 
 
 def test_test_time_augmentation_is_applied_and_named(sampled, tmp_path):
@@ -208,7 +224,7 @@ def test_a_classifier_of_text_writes_lines_but_reads_no_images(sampled, tmp_path
     assert code == 0, text
     assert 'right in val' in text                           # there is no test split
     answers = answers_of(lambda rows, i: net.logits(torch.tensor(rows['text'][i][None, :9]))[0], rows)
-    check_lines(tmp_path / 'x.jsonl', answers)
+    check_lines(tmp_path / 'x.jsonl', answers, '0123')
     for argv in (), ('--out=x.png',), ('--start=x.png',):
         code, text = sampled(*argv)
         assert code == 2
@@ -345,11 +361,66 @@ def test_a_model_of_grey_images_gets_a_grey_image(sampled, tmp_path):
 def test_without_info_classes_are_numbers_and_an_image_keeps_its_size(trained, sampled, tmp_path):
     net, _ = trained
     save_run(tmp_path / 'run', 'of_images', net, tmp_path / 'images', info={})
-    Image.new('RGB', (30, 40)).save(tmp_path / 'x.png')
+    Image.new('RGB', (30, 40), 'gray').save(tmp_path / 'x.png')
     code, text = sampled('--start=x.png')
     assert code == 0, text
     assert text.startswith('x.png: 30 x 40 RGB -> 30 x 40 RGB\n')
     assert set(parse(text)) == set('0123')
+
+
+@pytest.mark.parametrize('gray, word', [(20, 'darker'), (100, ''), (230, 'brighter')])
+def test_an_image_unlike_the_training_is_told_and_can_be_inverted(trained, sampled, tmp_path, gray, word):
+    net, _ = trained
+    Image.new('L', (9, 9), gray).save(tmp_path / 'x.png')
+    code, text = sampled('--start=x.png')
+    assert code == 0, text
+    hint = f'x.png: much {word} than the images of the training, mean {gray / 255:.2f}, theirs 0.50'
+    assert (hint in text) == ('--invert' in text) == (word != '')
+    code, text = sampled('--start=x.png', '--invert')
+    assert '--invert' not in text
+    lines = [line for line in text.splitlines() if 'much' not in line]
+    image = np.full((1, 3, 8, 8), 255 - gray, np.uint8)
+    assert parse('\n'.join(lines)) == pytest.approx(probabilities_of(net, image), abs=1e-4)
+
+
+@pytest.mark.parametrize('given', ['photos', 'photos/*.*', 'photos/*[12]*'])
+def test_all_images_of_a_folder_or_pattern_are_classified(trained, sampled, tmp_path, given):
+    net, splits = trained
+    (tmp_path / 'photos/deep').mkdir(parents=True)
+    expected = ''
+    for i in 1, 2:
+        image = splits['test']['image'][i]
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f'photos/{i}.png')
+        expected += f'photos/{i}.png: 8 x 8 RGB -> 8 x 8 RGB\n'
+        probabilities = probabilities_of(net, image[None])
+        for name in sorted(CLASSES, key=lambda name: -probabilities[name]):
+            expected += f'{name.ljust(8)}  {probabilities[name]:.4f}\n'
+    (tmp_path / 'photos/1 note.txt').write_text('no image', encoding='utf-8')
+    code, text = sampled(f'--start={given}')
+    assert code == 0, text
+    assert text.startswith(expected)
+    assert '--start=photos/1 note.txt: cannot identify' in text
+
+
+@pytest.mark.parametrize('given, message', [
+    ('photos', 'none of these 2 files is an image'), ('empty', '--start=empty: there are no files in this'),
+    ('photos/*.jpg', r'--start=photos/\*.jpg: No such file or directory')])
+def test_if_no_file_is_an_image_it_is_an_error(trained, sampled, tmp_path, given, message):
+    for folder in 'photos', 'empty':
+        (tmp_path / folder).mkdir()
+    for name in 'a', 'b':
+        (tmp_path / f'photos/{name}.txt').write_text('no image', encoding='utf-8')
+    code, text = sampled(f'--start={given}')
+    assert code == 3
+    assert re.search(message, text) and 'Traceback' not in text
+
+
+def test_a_file_with_a_star_in_its_name_is_that_file(trained, sampled, tmp_path):
+    for name in 'a*.png', 'ab.png':
+        Image.new('L', (9, 9), 128).save(tmp_path / name)
+    code, text = sampled('--start=a*.png')
+    assert code == 0
+    assert text.startswith('a*.png: 9 x 9') and 'ab.png' not in text
 
 
 # --- mistakes
@@ -375,8 +446,9 @@ def test_a_file_that_is_not_an_image_is_an_error_of_one_line(trained, sampled, t
     (['--out=x.bmp'], 2, "out must end in .png or in .jsonl, got 'x.bmp'"),
     (['--out=x'], 2, '.jsonl'),
     (['--out=no/x.png'], 2, 'out no/x.png: there is no such folder'),
-    (['--out=folder.png'], 4, '--out=folder.png cannot be written: '),
-    (['--out=folder.jsonl'], 4, '--out=folder.jsonl cannot be written: '),
+    (['--out=folder.png'], 2, 'out folder.png is a folder'),
+    (['--out=folder.jsonl'], 2, 'out folder.jsonl is a folder'),
+    (['--invert'], 2, 'invert: only for an image of your own'),
     (['--split=tets'], 2, "split 'tets': "),
     (['--split=tets'], 2, ' has train, val, test'),
     (['--start=x.png', '--out=y.png'], 2, 'out: only for rows of the data set'),

@@ -192,6 +192,15 @@ def test_a_grid_has_at_most_400_images(drawn, grid, limit):
         drawn(grid=grid, num_samples=limit + 1)
 
 
+def test_a_grid_of_many_classes_has_at_most_400_images(monkeypatch):
+    for grid, default in ('prior', 8), ('style', 8), ('reconstruct', 25):
+        monkeypatch.setattr(images, 'grid', grid)
+        assert images.count(10) == default
+        assert images.count(200) == min(default, 25 if grid == 'reconstruct' else 2)
+    monkeypatch.setattr(images, 'grid', 'prior')
+    assert images.count(500) == 1
+
+
 # --- real models
 
 @pytest.mark.parametrize('grid', ['prior', 'wrong_label', 'reconstruct', 'interpolate', 'style'])

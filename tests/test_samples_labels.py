@@ -83,6 +83,13 @@ def test_a_long_line_is_cut_and_an_empty_one_left_out_and_both_are_said(trained,
     assert last[1] == 'fine'
 
 
+def test_a_line_ends_with_lf_alone(trained, sampled, tmp_path):
+    (tmp_path / 'own.txt').write_bytes('a good\rfilm\u2028once\r\nfine\n'.encode('utf-8'))
+    code, text = sampled('--start=FILE:own.txt')
+    found = [parse(printed)[1] for printed in text.splitlines() if not printed.startswith('line ')]
+    assert code == 0 and found == ['a good film once', 'fine'], text
+
+
 def test_words_are_those_whose_tokens_get_most_attention(trained, sampled, monkeypatch):
     net, tokenizer = trained
     line = LINES[0]

@@ -141,7 +141,63 @@ def test_an_image_of_your_own_keeps_its_size(trained, launch, tmp_path):
         assert image.size == (82, 60)
 
 
+@pytest.mark.parametrize('out', ['', 'x.png'])
+def test_the_mask_of_an_image_is_a_file_of_its_own(trained, launch, tmp_path, out):
+    net, splits = trained
+    image = splits['test']['image'][:1]
+    Image.fromarray(image[0].transpose(1, 2, 0)).save(tmp_path / 'own.png')
+    code, text = launch('sample.py', '--out_dir=run', '--start=own.png', f'--out={out}', cwd=tmp_path)
+    assert code == 0, text
+    file = 'x_predicted_mask.png' if out else 'run/samples_predicted_mask.png'
+    assert f'wrote {file}\n' in text
+    with Image.open(tmp_path / file) as mask:
+        assert mask.mode == 'L'
+        assert np.array_equal(np.asarray(mask), 255 * predict(net, image)[0])
+
+
+@pytest.mark.parametrize('given', ['photos', 'photos/*'])
+@pytest.mark.parametrize('out', ['', 'new/pets'])
+def test_all_images_of_a_folder_or_pattern_are_segmented(trained, launch, tmp_path, given, out):
+    net, splits = trained
+    (tmp_path / 'photos').mkdir()
+    for i, name in enumerate(['a.png', 'b.bmp', 'b.png']):
+        image = splits['test']['image'][i]
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / 'photos' / name)
+    (tmp_path / 'photos/c.txt').write_text('no image', encoding='utf-8')
+    code, text = launch('sample.py', '--out_dir=run', f'--start={given}', f'--out={out}', cwd=tmp_path)
+    assert code == 0, text
+    assert '--start=photos/c.txt: cannot identify' in text
+    folder = tmp_path / (out or 'run/samples')
+    names = ['a', 'b.bmp', 'b.png']                             # the suffix tells those of b apart
+    expected = []
+    for i, name in enumerate(names):
+        expected += [f'{name}.png', f'{name}_predicted_mask.png']
+        with Image.open(folder / f'{name}_predicted_mask.png') as mask:
+            assert np.array_equal(np.asarray(mask), 255 * predict(net, splits['test']['image'][i:i + 1])[0])
+    assert sorted(file.name for file in folder.iterdir()) == sorted(expected)
+
+
+@pytest.mark.parametrize('size', [(400, 1), (2, 33), (3000, 1)])
+def test_an_image_that_is_much_longer_than_wide_is_an_error(trained, launch, tmp_path, size):
+    Image.new('RGB', size, 'gray').save(tmp_path / 'line.png')
+    code, text = launch('sample.py', '--out_dir=run', '--start=line.png', cwd=tmp_path)
+    assert code == 3
+    assert f'line.png: {size[0]} x {size[1]} pixels: expected one side to be at most 16 times' in text
+    Image.new('RGB', (32, 2), 'gray').save(tmp_path / 'line.png')
+    code, text = launch('sample.py', '--out_dir=run', '--start=line.png', cwd=tmp_path)
+    assert code == 0, text
+
+
+def test_an_image_much_brighter_than_those_of_the_training_is_told(trained, launch, tmp_path):
+    Image.new('RGB', (16, 12), 'white').save(tmp_path / 'own.png')
+    code, text = launch('sample.py', '--out_dir=run', '--start=own.png', cwd=tmp_path)
+    assert code == 0
+    assert 'own.png: much brighter than the images of the training, mean 1.00, theirs 0.50' in text
+
+
 @pytest.mark.parametrize('argv, code, message', [
+    (['--start=pets', '--out=x.png'], 2, 'out x.png: expected a folder'),
+    (['--start=pets', '--out=pets'], 2, '--out=pets: expected another folder than that of the images'),
     (['--num_samples=101'], 2, 'from 0 to 100'),
     (['--start=none.png'], 3, 'none.png'),
     (['--start=none.png', '--split=val', '--num_samples=2'], 2, 'split, num_samples: only for rows'),

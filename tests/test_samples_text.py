@@ -249,8 +249,10 @@ def test_a_prompt_that_cannot_be_read_is_an_error_of_one_line(launch, run, tmp_p
     env = {'PATCH': 'test_samples_text.stdin_is_a_file', 'STDIN': f'{tmp_path}/latin.txt'}
     code, output = launch('sample.py', f'--out_dir={run}', f'--start={prompt}', cwd=tmp_path, env=env)
     assert code == 3
-    assert '--start' in output
+    assert f'--start={prompt}: ' in output
     assert len(output.splitlines()) == 1
+    if prompt in ('FILE:latin.txt', '-'):
+        assert 'line 1: expected UTF-8 text, found byte 0xe9 at 3' in output
 
 
 def test_a_prompt_that_is_not_utf_8_is_an_error(launch, tmp_path):

@@ -92,6 +92,47 @@ def test_lines_are_translated_one_by_one_and_empty_ones_stay(sampled, tmp_path):
         assert sampled('--start=FILE:some lines.txt', '--beam=1') == f'{tgt}\n\n{tgt2}\n\n'
 
 
+@pytest.mark.parametrize('raw, n', [
+    (b'a cat\r sleeps.\na bird!\n', 2), (b'a bird!\x0b\x0c\xe2\x80\xa8\r\ntwo men eat.', 2), (b'\n\n', 2),
+    (b'', 0)])
+def test_as_many_lines_are_written_as_are_read(launch, trained, tmp_path, raw, n):
+    (tmp_path / 'own.en').write_bytes(raw)
+    env = {'PATCH': 'test_samples_text.stdin_is_a_file', 'STDIN': f'{tmp_path}/own.en'}
+    for start in 'FILE:own.en', '-':
+        for argv in ['--out=own.fr'], []:
+            options = f'--out_dir={trained}/run', f'--start={start}', '--beam=1', *argv
+            code, text = launch('sample.py', *options, cwd=tmp_path, env=env)
+            assert code == 0, text
+            written = (tmp_path / 'own.fr').read_bytes() if argv else text.encode('utf-8')
+            assert written.count(b'\n') == n
+
+
+def test_a_new_line_within_a_translation_is_written_as_a_blank(trained, tmp_path, monkeypatch):
+    state = load_checkpoint(trained / 'run/best.pt')
+    tokenizer = tokenizers.load(state['tokenizer'])
+    monkeypatch.setattr(translation, 'translate_ids', lambda *_: [tokenizer.encode('un\nchat')] * 3)
+    monkeypatch.setattr(translation, 'start', 'a\nb\nc')
+    monkeypatch.setattr(translation, 'out', f'{tmp_path}/x.fr')
+    translation.show(load(trained / 'run'), state, tmp_path, 0)
+    assert (tmp_path / 'x.fr').read_text(encoding='utf-8') == 'un chat\n' * 3
+
+
+def test_bleu_of_text_without_spaces_counts_characters(trained, monkeypatch, capsys):
+    lines = ['猫在睡觉。', '狗在雪地里跑。', '两个男人在吃饭。', '一只鸟!']
+    tokenizer = bpe.train(lines, 270)
+    ids = [encode(tokenizer, line) for line in lines]
+    data.save(f'{trained}/zh', {'test': {'src': ids, 'tgt': ids}}, {'src': 'ragged', 'tgt': 'ragged'},
+              {'vocab_size': 270}, tokenizer.json())
+    meta = data.check(f'{trained}/zh')
+    state = {'tokenizer': meta['tokenizer'], 'data': data.hashes(meta), 'keys': {'dataset': f'{trained}/zh'}}
+    monkeypatch.setattr(translation, 'translate_ids', lambda net, sources, seed: [x[:-1] for x in sources])
+    monkeypatch.setattr(translation, 'bleu', True)
+    translation.show(load(trained / 'run'), state, trained, 0)
+    text = capsys.readouterr().out
+    assert 'BLEU 100.00 of 4 lines of test, cased, char; ' in text
+    assert 'each character counts as a word' in text
+
+
 def test_a_line_that_is_too_long_is_cut_and_the_others_are_not_affected(sampled, tmp_path):
     (tmp_path / 'lines.txt').write_text(f'{KNOWN[0][0]}\n{"a cat and " * 20}\n{KNOWN[3][0]}\n')
     text = sampled('--start=FILE:lines.txt', '--out=x.txt')
@@ -145,7 +186,7 @@ def test_lines_of_your_own_need_no_data_set_but_rows_do(sampled, trained, tmp_pa
     (['--start=a', '--bleu'], 'start .*bleu'),
     (['--start=a', '--split=val'], 'start .*split'),
     (['--split=tset'], "'tset'.*train, val, test"),
-    (['--out=x.png'], r"must end in .txt, got 'x.png'"),
+    (['--out=.'], 'out . is a folder'),
     (['--out=no/x.txt'], 'no/x.txt: there is no such folder'),
     (['--top_k=3', '--min_p=0.1'], 'top_k, min_p: .*--beam=0'),
     (['--beam=-1', '--length_penalty=-1'], 'beam .*got -1\nlength_penalty .*got -1'),
@@ -157,11 +198,15 @@ def test_an_option_that_makes_no_sense_is_an_error(sampled, tmp_path, argv, mess
     assert not list(tmp_path.glob('x.*'))
 
 
-@pytest.mark.parametrize('raw', [b'caf\xe9\n', None])
-def test_a_file_that_cannot_be_read_is_an_error_of_one_line(sampled, tmp_path, raw):
+@pytest.mark.parametrize('raw, message', [
+    (b'a bird!\ncaf\xe9\n', 'latin.txt: line 2: expected UTF-8 text, found byte 0xe9 at 3'),
+    ('a bird!'.encode('utf-16-le'), 'latin.txt: line 1: expected text, found a NUL byte'),
+    (None, 'latin.txt: No such file or directory')])
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(sampled, tmp_path, raw, message):
     if raw:
         (tmp_path / 'latin.txt').write_bytes(raw)
-    assert len(sampled('--start=FILE:latin.txt', code=3).splitlines()) == 1
+    text = sampled('--start=FILE:latin.txt', code=3)
+    assert message in text and len(text.splitlines()) == 1
 
 
 def test_a_model_without_a_tokenizer_cannot_translate(sampled, trained, tmp_path):

@@ -174,6 +174,30 @@ def test_a_hypothesis_without_a_reference_is_an_error(hypotheses, references):
         score.bleu(hypotheses, references)
 
 
+CHINESE = ['老师今天早上在公园里看报纸。', 'DNA 由两条链组成,长 2 米。', '他 很 高兴']
+
+
+@pytest.mark.parametrize('language, lines', [
+    ('zh', CHINESE), ('ja', ['テレビを見ています。', 'これはPythonの本です']),
+    ('th', ['แมวกำลังนอนหลับ', 'ฉันชอบกินข้าว'])])
+def test_text_without_spaces_is_scored_by_characters_as_by_sacrebleu(language, lines):
+    assert score.choose_tokenizer(lines) == 'char'
+    assert score.bleu(lines, lines, 'char') == pytest.approx(100)
+    metric = pytest.importorskip('sacrebleu').BLEU(tokenize='char')
+    rng = random.Random(0)
+    for _ in range(50):
+        damaged = [''.join(c for c in line if rng.random() > 0.2) for line in lines]
+        expected = metric.corpus_score(damaged, [lines]).score
+        assert score.bleu(damaged, lines, 'char') == pytest.approx(expected, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize('lines', [
+    ['Der Zug fährt ab.', 'Il est 5 h'], ['저는 학교에 갑니다.'], ['Он читает газету'], ['يقرأ الجريدة'], [''], [],
+    ['The word 猫 means cat in Japanese.']])
+def test_text_with_spaces_is_scored_by_13a(lines):
+    assert score.choose_tokenizer(lines) == '13a'
+
+
 @pytest.mark.skipif('DATA_MIRROR' not in os.environ, reason='DATA_MIRROR is not set: no real test set')
 def test_damaged_copies_of_a_real_test_set_score_as_by_sacrebleu():
     file = Path(os.environ['DATA_MIRROR'], 'multi30k/test_2016_flickr.fr.gz')

@@ -73,6 +73,23 @@ def test_a_place_that_cannot_hold_a_data_set_is_an_error(tmp_path, place):
     assert (tmp_path / 'file').read_text(encoding='utf-8') == 'not a folder'
 
 
+@pytest.mark.parametrize('name', ['.', '..', './', './data/', '/'])
+def test_a_data_set_among_the_code_is_an_error_and_nothing_is_written(tmp_path, monkeypatch, name):
+    (tmp_path / 'data').mkdir()
+    monkeypatch.setattr(store, 'ROOT', tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f'{name} is no data set: expected a name')):
+        data.save(name, {'train': {'label': [1, 2]}})
+    assert [*tmp_path.rglob('*')] == [tmp_path / 'data']
+
+
+def test_a_path_with_a_slash_is_a_folder_anywhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data.save('./', {'train': {'label': [1, 2]}})
+    data.save('../mine', {'train': {'label': [1, 2]}})
+    assert (tmp_path / 'meta.json').exists() and (tmp_path.parent / 'mine/meta.json').exists()
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     file = tmp_path / 'x.bin'
     store.write_atomically(file, b'old')

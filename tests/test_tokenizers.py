@@ -23,6 +23,15 @@ def test_characters_outside_the_alphabet_are_named():
         tokenizers.Characters('abc').encode('axéx')
 
 
+def test_an_alphabet_of_thousands_is_not_printed_whole():
+    tokenizer = tokenizers.Characters(''.join(map(chr, range(0x4e00, 0x6e00))))
+    with pytest.raises(UserError) as error:
+        tokenizer.encode(''.join(map(chr, range(32, 127))))
+    first, second = str(error.value).split('\n')
+    assert first.endswith("and 87 others")
+    assert second.startswith('it has 8,192 characters: ') and second.endswith(' ...') and len(second) < 150
+
+
 @pytest.mark.parametrize('text', ['', 'abc\r\n', 'Ünïcödé 😀', '\0\x7f'])
 def test_bytes_come_back(text):
     tokenizer = tokenizers.load({'kind': 'bytes'})
@@ -64,7 +73,7 @@ def test_the_first_ids_of_gpt2_are_those_of_its_vocabulary():
     assert tokenizer.encode('!~\u00a1\n ') == [0, 93, 126, 94, 198, 220]     # ¡ is the bytes 0xc2 0xa1
     assert tokenizer.encode(' the') == [262] and tokenizer.encode('the') == [83, 258]
     assert tokenizer.begin() == [263] and tokenizer.vocab_size == 264
-    assert tokenizer.decode([262, 263, 258]) == ' thehe'
+    assert tokenizer.decode([262, 263, 258]) == ' the<|endoftext|>he'
     assert tokenizers.load(tokenizer.json()).tokens == tokenizer.tokens
 
 

@@ -1,6 +1,7 @@
 """The loop: what a step is, and that a kill, other ranks, micro-batches or evaluations do not change it."""
 import inspect
 import math
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import train
 from conftest import ROOT, TINY, events, losses, until
 from core import optim
 from core.checkpoint import load, load_checkpoint, save_checkpoint
+from core.errors import UserError
 from core.facts import command
 from data import bpe, pairs, texts
 from models import gpt
@@ -508,6 +510,34 @@ def test_a_foreign_run_is_an_error_with_both_ways_out(launch, toy, tmp_path):
     assert max(losses(tmp_path / 'a')) == 30, text
 
 
+def test_the_ways_out_of_a_resumed_run_hold_what_is_in_its_checkpoint(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--ema=0.9']
+    assert launch('train.py', *argv)[0] == 0
+    code, text = launch('train.py', f'--out_dir={tmp_path}/a', '--init_from=resume', '--batch_size=4',
+                        '--max_iters=30')
+    assert code == 2 and 'batch_size: 8 there, 4 given' in text, text
+    commands = [shlex.split(line.partition(': python ')[2]) for line in text.splitlines()[-2:]]
+    expected = load_checkpoint(tmp_path / 'a/best.pt')
+    for out_dir, (script, *advised) in ('a_2', commands[1]), ('a', commands[0]):
+        code, text = launch('train.py', *advised, '--device=cpu', '--dtype=float32')
+        assert code == 0 and script.endswith('train.py'), text
+        found = load_checkpoint(tmp_path / out_dir / 'last.pt')
+        assert found['config'] == expected['config'] and found['data'] == expected['data']
+        differing = {name for name in found['keys'] if found['keys'][name] != expected['keys'][name]}
+        assert differing <= {'batch_size', 'max_iters', 'max_minutes', 'out_dir', 'init_from'}
+        assert found['keys']['batch_size'] == 4 and found['step'] == 30
+    assert load_checkpoint(tmp_path / 'a.1/last.pt')['step'] == 20
+
+
+def test_the_way_out_of_a_fine_tuned_run_keeps_the_weights_it_began_with(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', '--max_iters=2']
+    assert launch('train.py', *argv, f'--out_dir={tmp_path}/a')[0] == 0
+    assert launch('train.py', *argv, f'--init_from={tmp_path}/a', f'--out_dir={tmp_path}/b')[0] == 0
+    code, text = launch('train.py', f'--out_dir={tmp_path}/b', '--init_from=resume', '--seed=3')
+    assert code == 2 and 'scratch' not in text, text
+    assert f'--init_from={tmp_path}/a --out_dir={tmp_path}/b_2' in text, text
+
+
 def test_a_signal_saves_and_a_resume_continues(start, launch, toy, tmp_path):
     argv = [*TINY, f'--dataset={toy}', '--max_iters=100000', f'--out_dir={tmp_path}/a']
     for number, expected in (signal.SIGINT, 130), (signal.SIGTERM, 143):
@@ -557,6 +587,31 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
     assert losses(tmp_path / 'a') == pytest.approx(losses(tmp_path / 'b'), abs=1e-4)
     names = [set(load_checkpoint(tmp_path / run / 'last.pt')['model']) for run in 'ab']
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize('given, world, message', [
+    ({'batch_size': 5}, 2, 'batch_size 5 is not divisible by 2 processes; the next that is: 6'),
+    ({'batch_size': 10, 'micro_batch_size': 4}, 1,
+     'batch_size 10 is not divisible by micro_batch_size 4 x 1 processes; the next that is: 12'),
+    ({'batch_size': 1, 'micro_batch_size': 3}, 3,
+     'batch_size 1 is not divisible by micro_batch_size 3 x 3 processes; the next that is: 9')])
+def test_a_batch_that_cannot_be_shared_out_names_the_next_that_can(given, world, message):
+    options = configurator.read_train([]).options
+    train.check_options(options, {}, world=4)
+    with pytest.raises(UserError) as error:
+        train.check_options(options | given, {}, world)
+    assert str(error.value) == message
+
+
+def test_batch_norm_of_one_value_is_an_error_before_anything_is_written(launch, tmp_path):
+    image_data(tmp_path / 'images')             # 12 x 12: 1 x 1 after three poolings
+    argv = ['train.py', '--model=cnn', '--width=4', '--max_iters=2', '--device=cpu', '--dtype=float32',
+            f'--dataset={tmp_path}/images', f'--out_dir={tmp_path}/a']
+    for more in ['--batch_size=1'], ['--batch_size=4', '--micro_batch_size=1']:
+        code, text = launch(*argv, *more)
+        assert code == 2 and 'BatchNorm' in text and 'Traceback' not in text, text
+        assert not (tmp_path / 'a').exists()
+    assert launch(*argv, '--batch_size=4', '--micro_batch_size=2')[0] == 0
 
 
 def test_a_config_that_does_not_fit_the_data_is_an_error(launch, tmp_path):

@@ -184,7 +184,7 @@ def multi30k(n):
     files = [[folder / f'train.{language}.gz' for language in ('en', 'fr')] for folder in folders]
     for english, french in files:
         if english.exists() and french.exists():
-            halves = [itertools.islice(pairs.lines(file), n // 2) for file in (english, french)]
+            halves = [itertools.islice(pairs.read_lines(file), n // 2) for file in (english, french)]
             return list(itertools.chain(*halves))
     pytest.skip('Multi30k is not here')
 

@@ -5,8 +5,8 @@
     python data/imdb/prepare.py --input=mail.csv --text=2 --label=1 --out=mail      # no names in line 1
 
 The official 25,000 reviews of test are test; val is drawn from the 25,000 of train. A file of your own has a
-row per text, with the name of its class; of its texts val and test are drawn. A text that occurs several
-times is drawn with all its copies. The BPE is learned on train alone.
+row per text, with the name of its class; of its texts val and test are drawn, but for one of each class. A
+text that occurs several times is drawn with all its copies. The BPE is learned on train alone.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
