@@ -121,12 +121,11 @@ def check_options(options, fields, world):
     for name in most:
         if options[name] > most[name]:
             problems.append(f'{name} must be at most {most[name]}, got {options[name]}')
-    micro_batch_size = max(options['micro_batch_size'], 1)
-    next_legal = math.ceil(options['batch_size'] / (micro_batch_size * world)) * micro_batch_size * world
-    if options['batch_size'] != next_legal:
-        parts = f'micro_batch_size {micro_batch_size} x ' if options['micro_batch_size'] else ''
-        problems.append(f'batch_size {options["batch_size"]} is not divisible by {parts}{world} processes; '
-                        f'the next that is: {next_legal}')
+    unit = max(options['micro_batch_size'], 1) * world
+    if options['batch_size'] % unit:
+        following = math.ceil(options['batch_size'] / unit) * unit
+        problems.append(f'batch_size {options["batch_size"]} is no multiple of {unit}, micro_batch_size x '
+                        f'processes; the next one is {following}')
     if 'RANK' in os.environ and options['device'] not in ('cpu', 'cuda'):
         problems.append(f'under torchrun the device must be cpu or cuda, got {options["device"]}')
     with errors.collect(problems):

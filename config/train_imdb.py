@@ -1,22 +1,25 @@
 """Positive or negative: a transformer encoder on the 25,000 + 25,000 film reviews of IMDB, for a CPU.
 
+    python train.py config/train_imdb.py
+
 Not run yet.
 """
 dataset = 'imdb'
 
 model = 'classifier'
 n_layer = 2
-n_head = 4
-n_embd = 128
-n_hidden = 512
-block_size = 512
-dropout = 0.3
-token_dropout = 0.3
+n_head = 2
+n_embd = 96
+n_hidden = 384
+block_size = 1024
+dropout = 0.2
+token_dropout = 0.6
 batch_size = 64
 micro_batch_size = 32
-epochs = 5
+epochs = 6
 max_minutes = 15
-eval_interval = 351
+eval_interval = 704
+ema = 0.998
 
 optimizer = 'adamw'
 learning_rate = 1e-3

@@ -32,7 +32,7 @@ def test_a_record_estimates_the_time_of_the_run(launch, toy, tmp_path):
 
 @pytest.mark.parametrize('argv, words', [
     (['--steps=0'], 'steps must be at least 1, got 0'), (['--batch_size=41'], 'batch_size is 41'),
-    (['--micro_batch_size=3'], 'not divisible by micro_batch_size 3'),
+    (['--micro_batch_size=3'], 'is no multiple of 3, micro_batch_size x processes'),
     (['--steps=20', '--max_iters=9'], 'give a smaller --steps'), (['--width=0'], 'width must be at least 1')])
 def test_what_cannot_be_timed_is_an_error(launch, tmp_path, argv, words):
     image_data(tmp_path / 'x')

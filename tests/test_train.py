@@ -590,11 +590,11 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
 
 
 @pytest.mark.parametrize('given, world, message', [
-    ({'batch_size': 5}, 2, 'batch_size 5 is not divisible by 2 processes; the next that is: 6'),
+    ({'batch_size': 5}, 2, 'batch_size 5 is no multiple of 2, micro_batch_size x processes; the next one is 6'),
     ({'batch_size': 10, 'micro_batch_size': 4}, 1,
-     'batch_size 10 is not divisible by micro_batch_size 4 x 1 processes; the next that is: 12'),
+     'batch_size 10 is no multiple of 4, micro_batch_size x processes; the next one is 12'),
     ({'batch_size': 1, 'micro_batch_size': 3}, 3,
-     'batch_size 1 is not divisible by micro_batch_size 3 x 3 processes; the next that is: 9')])
+     'batch_size 1 is no multiple of 9, micro_batch_size x processes; the next one is 9')])
 def test_a_batch_that_cannot_be_shared_out_names_the_next_that_can(given, world, message):
     options = configurator.read_train([]).options
     train.check_options(options, {}, world=4)
