@@ -3,8 +3,15 @@ from matplotlib.figure import Figure        # without pyplot, which opens window
 
 from core.errors import UserError
 
-COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7',       # Okabe & Ito 2008: also for the color-blind
-          '#e69f00', '#56b4e9', '#000000']
+COLORS = [              # Okabe & Ito 2008: also for the color-blind
+    '#0072b2',          # blue
+    '#d55e00',          # vermilion
+    '#009e73',          # green
+    '#cc79a7',          # purple
+    '#e69f00',          # orange
+    '#56b4e9',          # sky blue
+    '#000000',
+]
 
 
 def new_figure(width, height):

@@ -239,8 +239,8 @@ def test_own_pairs_take_the_byte_pairs_of_a_data_set_or_of_a_run(prepare, tmp_pa
     prepare('shakespeare', {'shakespeare/input.txt': b'To be, or not to be.\n' * 9}, out='text')
     argv = f'--pairs={en},{fr}', f'--tokenizer={tmp_path}/text', '--vocab_size=16_000'
     assert 'expected a BPE' in prepare('wmt_enfr', {}, *argv[:2], code=2, out='x')
-    assert 'mine: there is no such data set, run' in prepare('wmt_enfr', {}, argv[0], '--tokenizer=mine', code=2,
-                                                             out='x')
+    text = prepare('wmt_enfr', {}, argv[0], '--tokenizer=mine', code=2, out='x')
+    assert 'mine: there is no such data set, run' in text
     assert 'vocab_size: without effect' in prepare('wmt_enfr', {}, *argv, code=2, out='x')
 
 
