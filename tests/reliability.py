@@ -63,6 +63,27 @@ FAULTS = {      # parts of the names of the tests that inject each fault
     'another folder, a path with spaces and accents, no locale; read-only data; another machine':
         ['another_place', 'a_read_only', 'moves_to_a_machine'],
     'a clock that stands still or jumps': ['a_clock'],
+    'image folders: layouts, links, names, classes with few images':
+        ['folders_of_splits_have', 'classes_with_names_of_splits', 'same_sub_folders', 'two_folders_for_one',
+         'links_are_followed', 'links_in_a_circle', 'broken_link_is_listed', 'decomposed',
+         'is_in_the_splits_in', 'a_row_in_train_is_named'],
+    'images: values whose white is unknown, damaged metadata, odd shapes, unlike those of the training':
+        ['white_is_unknown', 'dim_or_all_black', 'metadata_do_not_decide', 'longer_than_wide',
+         'unlike_the_training', 'brighter_than'],
+    'masks: several codes, other names, turned images':
+        ['codes_of_masks_mean', 'an_end_of_their_own', 'mask_of_another_end', 'mask_is_to_be_turned'],
+    'texts: ends of lines, encodings, columns, filters that drop most; scripts without spaces':
+        ['line_ends_with_lf', 'cr_on_its_own', 'as_many_lines_are_written', 'utf_16_and_32',
+         'what_is_not_text', 'more_or_fewer_columns', 'filter_that_drops', 'text_without_spaces', 'keeps_a_text_of_each',
+         'too_large_for_memory', 'cannot_be_read_is_named_with_the_place', 'alphabet_of_thousands'],
+    'a large text: preparation interrupted': ['interruption_the_same_command', 'interruption_while_hashing',
+                                              'torn_record'],
+    'weights for other tokens, classes or options':
+        ['classes_move_by', 'tokens_take_their_rows', 'same_text_with_other_ids', 'nothing_fits_the_options',
+         'what_a_weight_means'],
+    'terminals and jobs that end, or print Latin-1; no locks; moved or read-only data; ~':
+        ['end_of_a_terminal', 'terminal_cannot_show', 'without_locks', 'moved_data',
+         'mirror_is_read_in_place', 'path_may_begin_with_the_home'],
 }
 
 
