@@ -74,7 +74,8 @@ FAULTS = {      # parts of the names of the tests that inject each fault
         ['codes_of_masks_mean', 'an_end_of_their_own', 'mask_of_another_end', 'mask_is_to_be_turned'],
     'texts: ends of lines, encodings, columns, filters that drop most; scripts without spaces':
         ['line_ends_with_lf', 'cr_on_its_own', 'as_many_lines_are_written', 'utf_16_and_32',
-         'what_is_not_text', 'more_or_fewer_columns', 'filter_that_drops', 'text_without_spaces', 'keeps_a_text_of_each',
+         'what_is_not_text', 'more_or_fewer_columns', 'filter_that_drops', 'text_without_spaces',
+         'keeps_a_text_of_each',
          'too_large_for_memory', 'cannot_be_read_is_named_with_the_place', 'alphabet_of_thousands'],
     'a large text: preparation interrupted': ['interruption_the_same_command', 'interruption_while_hashing',
                                               'torn_record'],
