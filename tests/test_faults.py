@@ -661,9 +661,9 @@ def test_ranks_that_disagree_are_an_error_before_anything_is_written(start, toy,
               {'tokens': 'stream'}, {'vocab_size': 11})
     for given, named in (('--learning_rate=1e-3', 'learning_rate'), ('--n_layer=3', 'n_layer'),
                          (f'--dataset={tmp_path}/theirs/toy', 'train.tokens'),
-                         ('--batch_size=9', 'divisible')):
+                         ('--batch_size=9', 'no multiple')):
         env = {'PATCH': 'test_faults.dissenting', 'GIVEN': given}
-        more = [given] * (named == 'divisible')
+        more = [given] * (named == 'no multiple')
         both = start('train.py', *argv('a'), *more, ranks=2, env=env)
         assert [process.wait() for process in both] == [2, 2], both[0].text
         for process in both:
