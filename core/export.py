@@ -2,7 +2,8 @@
 
     python data/pretrained.py out/t5_multi30k FOLDER
 
-Then, with transformers: AutoModel.from_pretrained('FOLDER'). A model can be exported if
+With transformers, AutoModelForSeq2SeqLM.from_pretrained('FOLDER') then reads a T5 and AutoModelForCausalLM a
+GPT-2. A model can be exported if
 data/pretrained_MODEL.py knows its names there.
 """
 import os

@@ -4,15 +4,15 @@ A .txt file is a document, or several with a line <|endoftext|> between them. Of
 line is one.
 """
 import codecs
-import contextlib
 import gzip
 import json
 import re
-import zlib
 from pathlib import Path
 
 from core.errors import UserError
+from data.folders import files_below
 from data.gpt2_bpe import END       # '<|endoftext|>'
+from data.lines import name_errors
 
 SUFFIXES = '.txt', '.jsonl', '.jsonl.gz'
 CUT = re.compile(r'[ \n](?=\S)')    # before these a text can be cut without changing its tokens
@@ -23,7 +23,7 @@ def find_files(path):
     path = Path(path)
     if not path.exists():
         raise UserError(f'{path}: no such file or folder', code=3)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob('*') if file.is_file())
+    files = [path] if path.is_file() else files_below(path)
     found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
     endings = ', '.join(SUFFIXES)
     if not found:
@@ -40,7 +40,7 @@ def read_texts(file, field, size):
     with the place, for what cannot be read.
     """
     try:
-        with opener(file)(file, 'rt', encoding='utf-8-sig') as lines:
+        with name_errors(file), opener(file)(file, 'rt', encoding='utf-8-sig') as lines:
             if file.name.lower().endswith('.txt'):
                 yield from read_txt(lines, size)
                 return
@@ -49,8 +49,6 @@ def read_texts(file, field, size):
                     yield text_of(line, field, f'{file}, line {number}'), True
     except UnicodeDecodeError:
         raise UserError(f'{file}: expected UTF-8, found {first_bad_byte(file)}', code=3)
-    except (OSError, EOFError, zlib.error) as error:    # the last two: of a damaged .gz
-        raise UserError(f'{file}: {getattr(error, "strerror", None) or error}', code=3)
 
 
 def opener(file):
@@ -62,6 +60,9 @@ def read_txt(stream, size):
     """Yield (text, whether it ends a document) of the stream of a .txt file. A word begins at every cut."""
     rest = ''
     while chunk := stream.read(size):
+        if '\0' in chunk:
+            raise UserError(f'{stream.name}: expected text, found a NUL byte; if this is UTF-16, save it as '
+                            'UTF-8', code=3)
         *documents, rest = (rest + chunk).split(f'\n{END}\n')
         for text in documents:
             yield text, True

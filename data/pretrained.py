@@ -50,6 +50,14 @@ def read_config(folder):
     return read_json(Path(folder) / 'config.json')
 
 
+def check_constants(hf_config, constants):
+    """Raise UserError if a config.json has other values than a model file takes for granted."""
+    for name, expected in constants.items():
+        found = hf_config.get(name)
+        if found is not None and found != expected:
+            raise UserError(f'{name} of config.json: expected {expected!r}, found {found!r}')
+
+
 def read_weights(folder):
     """Return the tensors of a folder, {name: tensor}, from model.safetensors or the files of its index.
 

@@ -65,10 +65,7 @@ def config_from_hf(hf_config):
     constants = CONSTANTS
     if type(n_embd) is int:
         constants = CONSTANTS | {'n_inner': 4 * n_embd}
-    for name, expected in constants.items():
-        found = hf_config.get(name)
-        if found is not None and found != expected:
-            raise UserError(f'{name} of config.json: expected {expected!r}, found {found!r}')
+    pretrained.check_constants(hf_config, constants)
     fields = {'size': 'custom'}
     for ours, theirs in FIELD_NAMES.items():
         value = hf_config.get(theirs)

@@ -79,10 +79,7 @@ def config_from_hf(hf_config):
 
     Raises UserError for a model that models/t5.py does not have.
     """
-    for name, expected in CONSTANTS.items():
-        found = hf_config.get(name)
-        if found is not None and found != expected:
-            raise UserError(f'{name} of config.json: expected {expected!r}, found {found!r}')
+    pretrained.check_constants(hf_config, CONSTANTS)
     fields = {'size': 'custom'}
     for ours, theirs in FIELD_NAMES.items():
         value = hf_config.get(theirs)

@@ -173,6 +173,7 @@ def test_ends_of_lines_and_a_byte_order_mark_are_as_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize('name, content, expected', [
+    ('a.txt', 'abc'.encode('utf-16-le'), 'a.txt: expected text, found a NUL byte'),
     ('a.txt', b'abc\xff', 'a.txt: expected UTF-8, found byte 0xff at 3'),
     ('a.txt', 'é'.encode() * 2**20 + b'\xc3(', 'found byte 0xc3 at 2,097,152'),
     ('a.txt', b'abc\xc3', 'found its end within a character, at 4'),

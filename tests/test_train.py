@@ -590,7 +590,8 @@ def test_compiled_runs_give_nearly_the_same_losses(launch, toy, tmp_path):
 
 
 @pytest.mark.parametrize('given, world, message', [
-    ({'batch_size': 5}, 2, 'batch_size 5 is no multiple of 2, micro_batch_size x processes; the next one is 6'),
+    ({'batch_size': 5}, 2,
+     'batch_size 5 is no multiple of 2, micro_batch_size x processes; the next one is 6'),
     ({'batch_size': 10, 'micro_batch_size': 4}, 1,
      'batch_size 10 is no multiple of 4, micro_batch_size x processes; the next one is 12'),
     ({'batch_size': 1, 'micro_batch_size': 3}, 3,

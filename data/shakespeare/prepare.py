@@ -29,6 +29,7 @@ tokenizer: Literal['characters', 'gpt2'] = 'characters'     # gpt2: GPT-2's byte
 out = 'shakespeare'     # name of the data set
 
 URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
+OWN_NAMES = {'shakespeare': 'characters', 'shakespeare_gpt2': 'gpt2'}   # with a prepare.py, and its tokenizer
 SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
 PIECE = 2**22           # characters that are encoded at a time
 MEMORY = 10             # bytes per byte of text, at most
@@ -66,8 +67,9 @@ def encode(reader, text, begin, end):
 
 if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
-    taken = out == 'shakespeare' or (data.folder(out) / 'prepare.py').exists()
-    if not out or input and taken or out == 'shakespeare' and tokenizer != 'characters':
+    is_own = not input and OWN_NAMES.get(out) == tokenizer
+    taken = out in OWN_NAMES or (data.folder(out) / 'prepare.py').exists()
+    if not out or taken and not is_own:
         raise UserError(f'--out={out}: give another text or tokenizer a name of its own, --out=NAME')
     file = Path(input) if input else fetch('shakespeare', 'input.txt', [URL], SHA256)
     text = read_stream(file)
@@ -82,5 +84,5 @@ if __name__ == '__main__':
     data.save(out, splits, {'tokens': 'stream'}, {'vocab_size': reader.vocab_size}, reader.json(),
               {'input': input, 'tokenizer': tokenizer}, source)
     counts = ' + '.join(f'{len(fields["tokens"]):,}' for fields in splits.values())
-    print(f'{data.folder(out)}: {counts} {"characters" if tokenizer == "characters" else "tokens"}, '
-          f'{reader.vocab_size:,} different ones')
+    unit = 'characters' if tokenizer == 'characters' else 'tokens'
+    print(f'{data.folder(out)}: {counts} {unit}, a vocabulary of {reader.vocab_size:,}')

@@ -176,7 +176,7 @@ def write_all(files, writer, n_process):
         pool = ProcessPoolExecutor(n_process, initializer=start_worker, initargs=[reader.json()])
         encode_all = pool.map
     with pool:
-        while group := list(itertools.islice(batches, 8 * n_process)):      # so many are in memory at a time
+        while group := list(itertools.islice(batches, 8 * n_process)):      # bounds the memory
             for tokens in encode_all(encode, group):
                 writer.write(tokens)
                 n_new += sum(array.nbytes for array in tokens.values())
