@@ -29,11 +29,15 @@ BYTES = [bytes([i]) for i in range(256)]
 
 
 class BPE:
-    """The tokenizer. `merges` are the tokens longer than a byte, as bytes, in the order they were learned."""
+    """The tokenizer. `merges` are the tokens longer than a byte, as bytes, in the order they were learned.
 
-    def __init__(self, merges, n_sentinel=0):
+    lowercase: whether texts are encoded in lower case, so that 'Good' and 'good' are one word.
+    """
+
+    def __init__(self, merges, n_sentinel=0, lowercase=False):
         self.merges = merges
         self.n_sentinel = n_sentinel
+        self.lowercase = lowercase
         self.tokens = [b''] * SPECIAL + BYTES + merges + [b''] * n_sentinel     # id -> its bytes
         self.vocab_size = len(self.tokens)
         ranks = {token: i for i, token in enumerate(self.tokens) if token}      # a rank may begin at 2
@@ -45,6 +49,8 @@ class BPE:
         Raises UserError if it comes from bytes that are not UTF-8.
         """
         to_utf8(text)                           # tiktoken would put U+FFFD there without a word
+        if self.lowercase:
+            text = text.lower()
         return self.encoding.encode_ordinary(text)
 
     def encode_all(self, texts):
@@ -66,12 +72,12 @@ class BPE:
     def json(self):
         """Return what `load` makes the tokenizer from; the merges as in a URL: '%20t he %20the'."""
         merges = ' '.join(quote(token) for token in self.merges)
-        return {'kind': 'bpe', 'merges': merges, 'n_sentinel': self.n_sentinel}
+        return {'kind': 'bpe', 'merges': merges, 'n_sentinel': self.n_sentinel, 'lowercase': self.lowercase}
 
 
-def load(merges, n_sentinel):
+def load(merges, n_sentinel, lowercase):
     """Return the tokenizer that another one's `json` describes."""
-    return BPE([unquote_to_bytes(token) for token in merges.split()], n_sentinel)
+    return BPE([unquote_to_bytes(token) for token in merges.split()], n_sentinel, lowercase)
 
 
 def to_utf8(text):
@@ -82,7 +88,7 @@ def to_utf8(text):
         raise UserError(f'expected UTF-8 text, found {text[error.start]!r} at {error.start:,}')
 
 
-def train(texts, vocab_size, n_sentinel=0):
+def train(texts, vocab_size, n_sentinel=0, lowercase=False):
     """Return a BPE of `vocab_size` ids in total, learned from an iterable of strings such as lines.
 
     Only the words and their counts are kept, not the strings. If no pair is left that occurs twice, the
@@ -96,13 +102,13 @@ def train(texts, vocab_size, n_sentinel=0):
     pattern = regex.compile(WORD)
     words = Counter()
     for text in texts:
-        words.update(pattern.findall(text))
+        words.update(pattern.findall(text.lower() if lowercase else text))
     merges = learn({to_utf8(word): count for word, count in words.items()}, n_merge)
     if len(merges) < n_merge:
         found = vocab_size - n_merge + len(merges)
         print(f'no pair is left that occurs twice: {len(merges):,} merges instead of {n_merge:,}, and '
               f'{found:,} ids')
-    return BPE(merges, n_sentinel)
+    return BPE(merges, n_sentinel, lowercase)
 
 
 def learn(words, n_merge):

@@ -31,6 +31,7 @@ class Row(NamedTuple):
     text: str
     label: str      # name of the class
     where: str      # file and line, for messages
+    group: str = ''     # rows of one group are held out together, as the reviews of a film are
 
 
 # --- files
@@ -120,28 +121,28 @@ def find_column(option, name, first, file):
 def hold_out(rows, val, test, seed):
     """Return {'train': rows, 'val': rows, 'test': rows} of a list of Rows.
 
-    `val` and `test` are fractions of the different texts or, from 1 on, numbers of them; 0 is no such split.
-    A text is held out with all its copies, and train keeps a text of each class. Raises UserError if that
-    leaves too few.
+    A group is held out whole: the rows of one `group` or, where they have none, all copies of a text. `val`
+    and `test` are fractions of the groups or, from 1 on, numbers of them; 0 is no such split. Train keeps a
+    group of each class. Raises UserError if that leaves too few.
     """
-    texts = sorted({row.text for row in rows})
-    order = [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
-    position = {text: i for i, text in enumerate(order)}
-    last = {}               # of each class, where its last text is in this order: train keeps it
+    groups = sorted({row.group or row.text for row in rows})
+    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    position = {group: i for i, group in enumerate(order)}
+    last = {}               # of each class, where its last group is in this order: train keeps it
     for row in rows:
-        last[row.label] = max(last.get(row.label, 0), position[row.text])
+        last[row.label] = max(last.get(row.label, 0), position[row.group or row.text])
     keep = set(last.values())
-    free = [text for i, text in enumerate(order) if i not in keep]
-    n_val = number_of(val, len(texts))
-    n_test = number_of(test, len(texts))
+    free = [group for i, group in enumerate(order) if i not in keep]
+    n_val = number_of(val, len(groups))
+    n_test = number_of(test, len(groups))
     if min(val, test) < 0 or n_val + n_test > len(free):
         raise UserError(f'val={val:g} and test={test:g}: expected numbers that leave train some of '
-                        f'{len(texts):,} different texts, one or more of each of {len(last):,} classes')
+                        f'{len(groups):,} texts or groups, one or more of each of {len(last):,} classes')
     split_of = dict.fromkeys(free[:n_val], 'val')
     split_of |= dict.fromkeys(free[n_val:n_val + n_test], 'test')
     splits = {'train': [], 'val': [], 'test': []}
     for row in rows:
-        split = split_of.get(row.text, 'train')
+        split = split_of.get(row.group or row.text, 'train')
         splits[split].append(row)
     return {split: rows for split, rows in splits.items() if rows}
 
@@ -167,7 +168,7 @@ def find_classes(splits):
 
 # --- data sets
 
-def save(out, splits, vocab_size, options={}, source=[]):
+def save(out, splits, vocab_size, lowercase=False, options={}, source=[]):
     """Save {split: Rows} as ragged `text` and `label`, with a BPE of `vocab_size` ids in total.
 
     Prints numbers of rows and of classes, lengths, and how many held-out texts are in train as well. Raises
@@ -175,7 +176,7 @@ def save(out, splits, vocab_size, options={}, source=[]):
     """
     classes = find_classes(splits)
     number = {name: i for i, name in enumerate(classes)}
-    tokenizer = bpe.train((row.text for row in splits['train']), vocab_size)
+    tokenizer = bpe.train((row.text for row in splits['train']), vocab_size, lowercase=lowercase)
     arrays = {}
     for split, rows in splits.items():
         tokens = TokenRows(tokenizer.vocab_size)

@@ -190,6 +190,13 @@ def test_text_that_is_not_utf_8_is_an_error(trained):
             call()
 
 
+def test_in_lower_case_capitals_do_not_matter():
+    lower = bpe.train([TEXT.upper()], 290, lowercase=True)
+    assert lower.merges == bpe.train([TEXT.upper().lower()], 290).merges
+    assert lower.encode(TEXT.upper()) == lower.encode(TEXT.upper().lower())
+    assert tokenizers.load(lower.json()).encode('GOOD') == lower.encode('good')
+
+
 # --- as JSON
 
 @pytest.mark.parametrize('n_sentinel', [0, 100])
@@ -199,6 +206,7 @@ def test_json_keeps_all_of_it(trained, n_sentinel):
     back = tokenizers.load(json.loads(text))
     assert back.tokens == whole.tokens and back.json() == whole.json() and back.n_sentinel == n_sentinel
     assert back.encode(TEXT) == whole.encode(TEXT) and back.vocab_size == 258 + 32 + n_sentinel
+    assert tokenizers.load({'kind': 'bpe', 'merges': '', 'n_sentinel': 0}).lowercase is False      # an older one
     assert text.isascii() and len(text) < 99 + 3 * sum(len(token) + 1 for token in whole.merges)
 
 

@@ -34,7 +34,7 @@ def own(launch, tmp_path):
         content = content if isinstance(content, bytes) else content.encode('utf-8')
         (tmp_path / name).write_bytes(content)
         found, text = launch('data/imdb/prepare.py', f'--input={tmp_path}/{name}', f'--out={tmp_path}/out',
-                             '--vocab_size=300', *argv)
+                             '--vocab_size=300', '--lowercase=False', *argv)
         assert found == code and 'Traceback' not in text, text
         assert code == 0 or not (tmp_path / 'out').exists()
         return text
@@ -52,7 +52,9 @@ def table(n=20, delimiter=',', head=('text', 'label')):
 # --- IMDB
 
 def archive(reviews):
-    """The archive of {'train/pos/0_9.txt': text}, with files that are not to be read."""
+    """The archive of {'train/pos/0_9.txt': text}, with files that are not to be read. Review i is of film i."""
+    pages = ''.join(f'http://film/{i}\n' for i in range(20))
+    reviews = {**reviews, 'train/urls_neg.txt': pages, 'train/urls_pos.txt': pages}
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode='w:gz') as tar:
         for name, text in {**reviews, 'train/unsup/0_0.txt': 'no label', 'README': 'about'}.items():
@@ -71,7 +73,7 @@ REVIEWS['test/neg/0_1.txt'] = 'Film 3: bad.'
 
 
 def test_reviews_have_the_class_of_their_folder_and_val_is_drawn_from_train(prepare, tmp_path):
-    text = prepare('imdb', archive(REVIEWS), '--vocab_size=300', '--val=0.25')
+    text = prepare('imdb', archive(REVIEWS), '--vocab_size=300', '--lowercase=False', '--val=0.25')
     splits, meta = read(tmp_path / 'out')
     assert {split: len(rows) for split, rows in splits.items()} == {'train': 30, 'val': 10, 'test': 21}
     assert meta['info']['classes'] == ['neg', 'pos'] and meta['info']['n_class'] == 2
@@ -81,6 +83,25 @@ def test_reviews_have_the_class_of_their_folder_and_val_is_drawn_from_train(prep
     assert ('Film 3: bad.', 'neg') in splits['test'] and ('Another film, 5: good.', 'pos') in splits['test']
     repeated = int(('Film 3: bad.', 'neg') in splits['train'])
     assert f'{repeated} texts of test are in train as well' in text
+
+
+def test_the_reviews_of_a_film_and_the_copies_of_a_text_are_drawn_together(prepare, tmp_path):
+    reviews = {**REVIEWS, 'train/neg/3_1.txt': 'Film 5: bad.'}          # a copy, under another film
+    for seed in range(5):
+        prepare('imdb', archive(reviews), '--vocab_size=300', '--lowercase=False', '--val=5', f'--seed={seed}')
+        splits, _ = read(tmp_path / 'out')
+        films = {split: {text.split(':')[0] for text, _ in splits[split]} - {'Film 5'} for split in splits}
+        assert not films['train'] & films['val']
+        assert not {*splits['train']} & {*splits['val']}
+        assert len(splits['train']) + len(splits['val']) == 40
+
+
+def test_a_review_is_encoded_in_lower_case(prepare, tmp_path):
+    prepare('imdb', archive(REVIEWS), '--vocab_size=300')
+    splits, meta = read(tmp_path / 'out')
+    assert ('another film, 5: good.', 'pos') in splits['test']
+    tokenizer = tokenizers.load(meta['tokenizer'])
+    assert tokenizer.encode('GOOD') == tokenizer.encode('good')
 
 
 def test_another_seed_draws_other_rows_and_the_same_seed_the_same(prepare, tmp_path):
@@ -93,7 +114,7 @@ def test_another_seed_draws_other_rows_and_the_same_seed_the_same(prepare, tmp_p
 
 @pytest.mark.parametrize('argv, message', [
     (['--label=3'], 'label: without effect on IMDB'), (['--test=0.2', '--header=True'], 'header and test'),
-    (['--val=50'], 'val=50 and test=0: expected numbers that leave train some of 40')])
+    (['--val=50'], 'val=50 and test=0: expected numbers that leave train some of 20')])
 def test_options_that_have_no_effect_or_cannot_be_are_an_error(prepare, argv, message):
     assert message in prepare('imdb', archive(REVIEWS), *argv, code=2)
 
@@ -226,7 +247,7 @@ def test_where_each_class_is_in_train_anyway_the_plain_permutation_decides():
 
 def test_classes_that_leave_nothing_to_hold_out_are_an_error():
     rows = [Row(f'text {i}', f'class {i}', '') for i in range(9)]
-    with pytest.raises(UserError, match='9 different texts, one or more of each of 9 classes'):
+    with pytest.raises(UserError, match='9 texts or groups, one or more of each of 9 classes'):
         hold_out(rows, 1, 0, seed=0)
     assert len(hold_out(rows, 0, 0, seed=0)['train']) == 9
 
@@ -265,8 +286,8 @@ def test_the_real_reviews_are_25_000_and_25_000(prepare_real, tmp_path):
     text = prepare_real('imdb')
     meta = data.check(tmp_path / 'out')
     counts = {split: fields['label']['shape'][0] for split, fields in meta['splits'].items()}
-    assert counts == {'train': 22_500, 'val': 2_500, 'test': 25_000}
+    assert counts == {'train': 22_729, 'val': 2_271, 'test': 25_000}
     label = np.fromfile(tmp_path / 'out/test.label.bin', '<u2')
     assert np.bincount(label).tolist() == [12_500, 12_500]
-    assert meta['info']['classes'] == ['neg', 'pos'] and meta['info']['vocab_size'] == 16_000
-    assert '113 texts of test are in train as well' in text
+    assert meta['info']['classes'] == ['neg', 'pos'] and meta['info']['vocab_size'] == 32_000
+    assert '116 texts of test are in train as well' in text

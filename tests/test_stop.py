@@ -34,7 +34,9 @@ def test_under_nohup_the_end_of_the_terminal_is_still_ignored(handlers):
 
 
 @pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGUSR1])
-def test_the_end_of_a_terminal_or_a_job_saves_and_a_second_run_goes_on(start, launch, toy, tmp_path, number):
+def test_the_end_of_a_terminal_or_a_job_saves_and_a_second_run_goes_on(start, launch, toy, tmp_path, handlers,
+                                                                       number):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)        # the tests themselves may run under nohup
     argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--eval_interval=100000']
     process = start('train.py', *argv, '--max_iters=100000')
     until(lambda: 'to go' in process.text)

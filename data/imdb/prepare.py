@@ -4,9 +4,11 @@
     python data/imdb/prepare.py --input=mail.tsv --out=mail             # then train.py --dataset=mail
     python data/imdb/prepare.py --input=mail.csv --text=2 --label=1 --out=mail      # no names in line 1
 
-The official 25,000 reviews of test are test; val is drawn from the 25,000 of train. A file of your own has a
-row per text, with the name of its class; of its texts val and test are drawn, but for one of each class. A
-text that occurs several times is drawn with all its copies. The BPE is learned on train alone.
+The official 25,000 reviews of test are test, and of films that train does not have. So val is drawn from the
+25,000 of train film by film: a model that knows the names of actors does well on other reviews of the same
+film, and overfitting would not be seen. A file of your own has a row per text, with the name of its class; of
+its texts val and test are drawn, but for one of each class. A text that occurs several times is drawn with
+all its copies. The BPE is learned on train alone.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
@@ -27,10 +29,11 @@ label = 'label'         # its column of classes: a name in the first line, or a 
 header = False          # the first line has names, although both columns are given as numbers
 delimiter: Literal['auto', 'tab', 'comma', 'semicolon', 'bar'] = 'auto'     # auto: by the file's name or text
 quotes = True           # quotes enclose a column; False: they are text like any other
-val = 0.1               # texts drawn for val: a fraction or, from 1 on, a number; 0: no val
+val = 0.1               # films (texts) drawn for val: a fraction or, from 1 on, a number; 0: no val
 test = 0.1              # the same for test, of a file of your own
 seed = 0                # of what is drawn
-vocab_size = 16_000     # ids in total
+vocab_size = 32_000     # ids in total
+lowercase = True        # 'Good' and 'good' are one word
 out = 'imdb'            # name of the data set
 
 URL = 'https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz'
@@ -49,13 +52,24 @@ def check_options(given):
 
 
 def read_imdb(archive):
-    """Return {'train': Rows, 'test': Rows}. A review's HTML line breaks become new lines."""
-    members = dict(unpack(archive, ['aclImdb/*/neg/*.txt', 'aclImdb/*/pos/*.txt'], max_bytes=1e9))
+    """Return {'train': Rows, 'test': Rows}; the group of a Row of train is its film.
+
+    A review's HTML line breaks become new lines.
+    """
+    patterns = 'aclImdb/*/neg/*.txt', 'aclImdb/*/pos/*.txt', 'aclImdb/train/urls_*.txt'
+    members = dict(unpack(archive, patterns, max_bytes=1e9))
+    films = {}          # of each label, the page of the film of each review of train
+    for label in 'neg', 'pos':
+        films[label] = members.pop(f'aclImdb/train/urls_{label}.txt').decode().split()
+    film_of = {}        # of a text, so that copies of it stay together
     splits = {'train': [], 'test': []}
     for name in sorted(members):
         _, split, label, file = name.split('/')
-        text = members[name].decode('utf-8').replace('<br />', '\n')
-        splits[split].append(Row(text.strip(), label, name))
+        text = members[name].decode('utf-8').replace('<br />', '\n').strip()
+        if split == 'train':
+            number = int(file.split('_')[0])                    # 200_8.txt: review 200, 8 of 10 stars
+            film_of.setdefault(text, films[label][number])
+        splits[split].append(Row(text, label, name, film_of.get(text, '')))
     return splits
 
 
@@ -72,7 +86,7 @@ if __name__ == '__main__':
         official = read_imdb(file)
         splits = hold_out(official['train'], val, 0, seed)
         splits['test'] = official['test']
-    options = {'input': input, 'val': val, 'seed': seed, 'vocab_size': vocab_size}
+    options = {'input': input, 'val': val, 'seed': seed, 'vocab_size': vocab_size, 'lowercase': lowercase}
     if input:
         options |= {name: settings.options[name] for name in TABLE_OPTIONS}
-    save(out, splits, vocab_size, options, [{'url': input or URL, 'sha256': data.file_hash(file)}])
+    save(out, splits, vocab_size, lowercase, options, [{'url': input or URL, 'sha256': data.file_hash(file)}])
