@@ -181,7 +181,7 @@ HEAD = 'text,label\nfine,pos\n'
     (HEAD.encode() + b'caf\xe9,neg\n', 3, 'own.csv: line 3: expected UTF-8 text, found byte 0xe9'),
     (HEAD + '"never closed,neg\nmore,pos\n', 3, 'own.csv: line 3: unexpected end of data; if quotes are'),
     (HEAD + 'good,pos\nbad,pos\n', 3, "class 'pos', as every other row: expected two classes or more"),
-    (HEAD, 2, 'expected numbers that leave train some of 1 different texts'),
+    (HEAD, 2, 'expected numbers that leave train some of 1 texts or groups'),
     ('body,folder\na,b\n', 3, "own.csv: line 1: expected a column 'text', found 'body', 'folder'"),
     ('a,b\nc,d\n', 3, '--text=1')])
 def test_a_bad_table_is_an_error_with_its_file_and_line(own, tmp_path, content, code, message):
