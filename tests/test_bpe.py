@@ -206,7 +206,8 @@ def test_json_keeps_all_of_it(trained, n_sentinel):
     back = tokenizers.load(json.loads(text))
     assert back.tokens == whole.tokens and back.json() == whole.json() and back.n_sentinel == n_sentinel
     assert back.encode(TEXT) == whole.encode(TEXT) and back.vocab_size == 258 + 32 + n_sentinel
-    assert tokenizers.load({'kind': 'bpe', 'merges': '', 'n_sentinel': 0}).lowercase is False      # an older one
+    older = {'kind': 'bpe', 'merges': '', 'n_sentinel': 0}
+    assert tokenizers.load(older).lowercase is False
     assert text.isascii() and len(text) < 99 + 3 * sum(len(token) + 1 for token in whole.merges)
 
 

@@ -52,7 +52,7 @@ def table(n=20, delimiter=',', head=('text', 'label')):
 # --- IMDB
 
 def archive(reviews):
-    """The archive of {'train/pos/0_9.txt': text}, with files that are not to be read. Review i is of film i."""
+    """The archive of {'train/pos/0_9.txt': text}; review i is of film i. It has files not to be read, too."""
     pages = ''.join(f'http://film/{i}\n' for i in range(20))
     reviews = {**reviews, 'train/urls_neg.txt': pages, 'train/urls_pos.txt': pages}
     content = io.BytesIO()
@@ -88,7 +88,8 @@ def test_reviews_have_the_class_of_their_folder_and_val_is_drawn_from_train(prep
 def test_the_reviews_of_a_film_and_the_copies_of_a_text_are_drawn_together(prepare, tmp_path):
     reviews = {**REVIEWS, 'train/neg/3_1.txt': 'Film 5: bad.'}          # a copy, under another film
     for seed in range(5):
-        prepare('imdb', archive(reviews), '--vocab_size=300', '--lowercase=False', '--val=5', f'--seed={seed}')
+        prepare('imdb', archive(reviews), '--vocab_size=300', '--lowercase=False', '--val=5',
+                f'--seed={seed}')
         splits, _ = read(tmp_path / 'out')
         films = {split: {text.split(':')[0] for text, _ in splits[split]} - {'Film 5'} for split in splits}
         assert not films['train'] & films['val']
