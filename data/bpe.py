@@ -91,9 +91,9 @@ def to_utf8(text):
 def train(texts, vocab_size, n_sentinel=0, lowercase=False):
     """Return a BPE of `vocab_size` ids in total, learned from an iterable of strings such as lines.
 
-    Only the words and their counts are kept, not the strings. If no pair is left that occurs twice, the
-    vocabulary is smaller, which is printed. Raises UserError if there is no room for the bytes, and for text
-    that is not UTF-8.
+    lowercase: whether texts are taken in lower case, here and by the tokenizer. Only the words and their
+    counts are kept, not the strings. If no pair is left that occurs twice, the vocabulary is smaller, which
+    is printed. Raises UserError if there is no room for the bytes, and for text that is not UTF-8.
     """
     n_merge = vocab_size - SPECIAL - len(BYTES) - n_sentinel
     if n_merge < 0:

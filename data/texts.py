@@ -29,9 +29,9 @@ MAX_LINES = 50          # classes that are printed
 
 class Row(NamedTuple):
     text: str
-    label: str      # name of the class
-    where: str      # file and line, for messages
-    group: str = ''     # rows of one group are held out together, as the reviews of a film are
+    label: str          # name of the class
+    where: str          # file and line, for messages
+    group: str = ''     # rows of one group are held out together; by default the copies of a text
 
 
 # --- files
@@ -121,16 +121,16 @@ def find_column(option, name, first, file):
 def hold_out(rows, val, test, seed):
     """Return {'train': rows, 'val': rows, 'test': rows} of a list of Rows.
 
-    A group is held out whole: the rows of one `group` or, where they have none, all copies of a text. `val`
-    and `test` are fractions of the groups or, from 1 on, numbers of them; 0 is no such split. Train keeps a
-    group of each class. Raises UserError if that leaves too few.
+    A group is held out whole. `val` and `test` are fractions of the groups or, from 1 on, numbers of them; 0
+    is no such split. Train keeps a group of each class. Raises UserError if that leaves too few.
     """
-    groups = sorted({row.group or row.text for row in rows})
+    group_of = [row.group or row.text for row in rows]
+    groups = sorted(set(group_of))
     order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     position = {group: i for i, group in enumerate(order)}
     last = {}               # of each class, where its last group is in this order: train keeps it
-    for row in rows:
-        last[row.label] = max(last.get(row.label, 0), position[row.group or row.text])
+    for row, group in zip(rows, group_of):
+        last[row.label] = max(last.get(row.label, 0), position[group])
     keep = set(last.values())
     free = [group for i, group in enumerate(order) if i not in keep]
     n_val = number_of(val, len(groups))
@@ -141,8 +141,8 @@ def hold_out(rows, val, test, seed):
     split_of = dict.fromkeys(free[:n_val], 'val')
     split_of |= dict.fromkeys(free[n_val:n_val + n_test], 'test')
     splits = {'train': [], 'val': [], 'test': []}
-    for row in rows:
-        split = split_of.get(row.group or row.text, 'train')
+    for row, group in zip(rows, group_of):
+        split = split_of.get(group, 'train')
         splits[split].append(row)
     return {split: rows for split, rows in splits.items() if rows}
 
@@ -171,6 +171,7 @@ def find_classes(splits):
 def save(out, splits, vocab_size, lowercase=False, options={}, source=[]):
     """Save {split: Rows} as ragged `text` and `label`, with a BPE of `vocab_size` ids in total.
 
+    lowercase: whether the BPE takes texts in lower case.
     Prints numbers of rows and of classes, lengths, and how many held-out texts are in train as well. Raises
     UserError as `find_classes` does.
     """

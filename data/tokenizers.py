@@ -117,7 +117,8 @@ def load(json):
         case {'kind': 'gpt2', 'vocab_bpe': str(text)}:
             return gpt2_bpe.load(text)
         case {'kind': 'bpe', 'merges': str(merges), 'n_sentinel': int(n_sentinel)}:
-            return bpe.load(merges, n_sentinel, json.get('lowercase', False))
+            lowercase = json.get('lowercase', False)        # older data sets do not have it
+            return bpe.load(merges, n_sentinel, lowercase)
         case {'kind': 'unigram', 'tokenizer_json': str(text)}:
             return unigram.load(text)
     raise UserError(f'no such tokenizer is known here: {str(json)[:80]}', code=3)

@@ -4,11 +4,13 @@
     python data/imdb/prepare.py --input=mail.tsv --out=mail             # then train.py --dataset=mail
     python data/imdb/prepare.py --input=mail.csv --text=2 --label=1 --out=mail      # no names in line 1
 
-The official 25,000 reviews of test are test, and of films that train does not have. So val is drawn from the
-25,000 of train film by film: a model that knows the names of actors does well on other reviews of the same
-film, and overfitting would not be seen. A file of your own has a row per text, with the name of its class; of
-its texts val and test are drawn, but for one of each class. A text that occurs several times is drawn with
-all its copies. The BPE is learned on train alone.
+The official 25,000 reviews of test are test. Their films are not those of train, so val is drawn from the
+25,000 of train film by film. If val shared films with train, a model that has learned whether people like
+this film would do well on val and not on test, and nobody would see that it overfits.
+
+A file of your own has a row per text, with the name of its class. Of its texts val and test are drawn, but
+for one of each class. A text that occurs several times is drawn with all its copies. The BPE is learned on
+train alone.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
@@ -29,7 +31,7 @@ label = 'label'         # its column of classes: a name in the first line, or a 
 header = False          # the first line has names, although both columns are given as numbers
 delimiter: Literal['auto', 'tab', 'comma', 'semicolon', 'bar'] = 'auto'     # auto: by the file's name or text
 quotes = True           # quotes enclose a column; False: they are text like any other
-val = 0.1               # films (texts) drawn for val: a fraction or, from 1 on, a number; 0: no val
+val = 0.1               # films (or own texts) drawn for val: a fraction or, from 1 on, a number; 0: no val
 test = 0.1              # the same for test, of a file of your own
 seed = 0                # of what is drawn
 vocab_size = 32_000     # ids in total
@@ -58,18 +60,19 @@ def read_imdb(archive):
     """
     patterns = 'aclImdb/*/neg/*.txt', 'aclImdb/*/pos/*.txt', 'aclImdb/train/urls_*.txt'
     members = dict(unpack(archive, patterns, max_bytes=1e9))
-    films = {}          # of each label, the page of the film of each review of train
+    films = {}          # label -> a line for each review of train, from review 0 on: the page of its film
     for label in 'neg', 'pos':
-        films[label] = members.pop(f'aclImdb/train/urls_{label}.txt').decode().split()
-    film_of = {}        # of a text, so that copies of it stay together
+        films[label] = members.pop(f'aclImdb/train/urls_{label}.txt').decode('utf-8').split()
+    film_of = {}        # text -> film of its first copy, so that all copies are in one group
     splits = {'train': [], 'test': []}
     for name in sorted(members):
         _, split, label, file = name.split('/')
         text = members[name].decode('utf-8').replace('<br />', '\n').strip()
+        group = ''
         if split == 'train':
             number = int(file.split('_')[0])                    # 200_8.txt: review 200, 8 of 10 stars
-            film_of.setdefault(text, films[label][number])
-        splits[split].append(Row(text, label, name, film_of.get(text, '')))
+            group = film_of.setdefault(text, films[label][number])
+        splits[split].append(Row(text, label, name, group))
     return splits
 
 
