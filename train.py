@@ -84,6 +84,7 @@ max_minutes = 0.0       # wall clock in which the run ends: lowers max_iters to 
 weight_decay = 0.1      # of linear and convolution layers
 beta1 = 0.9             # decay of AdamW's first moment
 beta2 = 0.99            # decay of AdamW's second moment
+epsilon = 1e-8          # AdamW adds it to the second moment's root: a larger one slows small gradients
 momentum = 0.95         # of SGD and Muon, Nesterov's
 grad_clip = 1.0         # largest norm of the gradient; 0: no clipping
 ema = 0.0               # decay of an exponential moving average of the weights, which is evaluated; 0: none
@@ -96,7 +97,7 @@ deterministic = False   # repeat to the bit on CUDA too, where that costs time; 
 
 AT_LEAST = {
     1: 'eval_interval log_interval batch_size pad_to max_iters',
-    1e-12: 'learning_rate',
+    1e-12: 'learning_rate epsilon',
     0: 'micro_batch_size sample_interval keep_interval patience warmup_iters warmup_fraction min_lr epochs '
        'max_minutes weight_decay grad_clip beta1 beta2 momentum ema threads seed',
 }
@@ -249,7 +250,7 @@ if __name__ == '__main__':
     live = live_weights(net)                        # what the moving average follows, {name: tensor}
     ema_weights = copies(live) if ema else {}
     optimizers = make_optimizers(net, optimizer, learning_rate, weight_decay, (beta1, beta2), momentum, dtype,
-                                 relative_lr)
+                                 relative_lr, epsilon)
     state = State()
     if dtype == 'float16':
         # Unscaled, small gradients would become 0. GradScaler begins with 2^16 for a mean; our loss is a sum.

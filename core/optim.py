@@ -54,7 +54,8 @@ def warmup_steps(warmup_iters, warmup_fraction, max_iters):
     return warmup if warmup < max_iters else max_iters // 10
 
 
-def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype, relative=False):
+def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype, relative=False,
+                    epsilon=1e-8):
     """Return a list of optimizers. Together they have every trainable parameter, each once.
 
     Weight decay is for the weights of linear and convolution layers, not for embeddings, biases and norms.
@@ -89,7 +90,7 @@ def make_optimizers(net, optimizer, lr, weight_decay, betas, momentum, dtype, re
         return [torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)]
     optimizers = []
     if groups:
-        optimizers.append(torch.optim.AdamW(groups, lr, betas, fused=True))
+        optimizers.append(torch.optim.AdamW(groups, lr, betas, epsilon, fused=True))
     if muon:
         product_dtype = torch.bfloat16 if dtype == 'bfloat16' else torch.float32
         optimizers.append(Muon(muon_groups, lr, weight_decay, momentum, product_dtype))

@@ -1,8 +1,9 @@
 """A transformer encoder that classifies texts: every token attends to every other, before and after it.
 
 As in BERT (Devlin et al. 2019, arXiv:1810.04805) a class token stands before the text, and LayerNorm follows
-the embedding. What differs: LayerNorm before each sub-layer, no pretraining, sinusoidal positions, and by
-default the mean over all tokens where BERT takes the class token alone.
+the embedding. What differs: LayerNorm before each sub-layer, no pretraining, sinusoidal positions, by default
+the mean over all tokens where BERT takes the class token alone, and, with n_pairs, embeddings of pairs of
+adjacent tokens beside those of tokens: 'not good' is seen at once.
 
     text (B, T) -> class token and text (B, 1 + T) -> x (B, 1 + T, C) -> n_layer x Block
     -> pooling (B, C) -> logits (B, n_class)
@@ -35,10 +36,20 @@ class Config:
     pool: Literal['mean', 'first', 'max'] = 'mean'      # first: the class token alone
     dropout: float = 0.1            # rate, on the embeddings and on what each sub-layer adds
     token_dropout: float = 0.0      # fraction of the tokens that a training step leaves out
+    n_pairs: int = 0                # rows of the table that embeds pairs of adjacent tokens; 0: no pairs
     label_smoothing: float = 0.0    # epsilon of label smoothing; the reported loss is not smoothed
 
     def __post_init__(self):
         check(self)
+
+
+def hash_pairs(previous, tokens, n_pairs):
+    """Return the row of each pair in a table of n_pairs: (B, T) and (B, T) ids -> (B, T).
+
+    Pairs of tokens are too many for a row each. Those with the same hash share a row, as in fastText (Joulin
+    et al. 2017, arXiv:1607.01759). The factor is Knuth's: it scatters neighbouring ids.
+    """
+    return (2_654_435_761 * previous + tokens) % n_pairs
 
 
 def rotary_angles(position, width):
@@ -133,6 +144,9 @@ class Model(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
+        if config.n_pairs:
+            self.embed_pair = nn.Embedding(config.n_pairs, config.n_embd)
+            nn.init.zeros_(self.embed_pair.weight)      # a pair means nothing until it was seen
         nn.init.zeros_(self.head.weight)    # start at the uniform distribution: the loss is ln n_class
         nn.init.zeros_(self.head.bias)
 
@@ -154,10 +168,13 @@ class Model(nn.Module):
         position = torch.arange(text.size(1), device=text.device)
         if self.training and config.token_dropout:
             position = self.drop_positions(position)
-            text = text[:, position]
-        is_token = text != 0
+        tokens = text[:, position]                              # (B, 1 + T), or fewer
+        is_token = tokens != 0
         mask = torch.where(is_token, 0.0, -torch.inf)[:, None, None]            # (B, 1, 1, 1 + T)
-        x = self.embed(text)                                    # (B, 1 + T, C)
+        x = self.embed(tokens)                                  # (B, 1 + T, C)
+        if config.n_pairs:
+            previous = text[:, (position - 1).clamp(min=0)]     # also where it is left out itself
+            x = x + self.embed_pair(hash_pairs(previous, tokens, config.n_pairs))
         rope = None
         if config.pos == 'rope':
             angle = rotary_angles(position, config.n_embd // config.n_head)     # (1 + T, hs / 2)
@@ -228,6 +245,8 @@ def check(config):
     for name in ('vocab_size', 'n_class', 'block_size', 'n_layer', 'n_head', 'n_embd', 'n_hidden'):
         if getattr(config, name) < 1:
             problems.append(f'{name} must be at least 1, got {getattr(config, name)}')
+    if config.n_pairs < 0:
+        problems.append(f'n_pairs must be at least 0, got {config.n_pairs}')
     for name in ('dropout', 'token_dropout', 'label_smoothing'):
         if not 0 <= getattr(config, name) < 1:
             problems.append(f'{name} must be in [0, 1), got {getattr(config, name)}')

@@ -64,7 +64,8 @@ class Ours:
             self.net.to(memory_format=torch.channels_last)
         betas = options['beta1'], options['beta2']
         self.optimizers = make_optimizers(self.net, options['optimizer'], options['learning_rate'],
-                                          options['weight_decay'], betas, options['momentum'], dtype)
+                                          options['weight_decay'], betas, options['momentum'], dtype,
+                                          epsilon=options['epsilon'])
         if self.compile:
             self.net.compile(fullgraph=True)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models import classifier
-from models.classifier import Config, Model
+from models.classifier import Config, Model, hash_pairs
 
 POSITIONS = ['sinusoidal', 'learned', 'rope', 'none']
 POOLS = ['mean', 'first', 'max']
@@ -43,8 +43,12 @@ def naive_logits(model, ids):
     config = model.config
     hs = config.n_embd // config.n_head
     rows = []
+    before = 1
     for position, token in enumerate([1, *ids]):
         x = model.embed.weight[token]
+        if config.n_pairs:
+            x = x + model.embed_pair.weight[(2654435761 * before + token) % config.n_pairs]
+        before = token
         angles = [position / 10000 ** (2 * i / config.n_embd) for i in range(config.n_embd // 2)]
         if config.pos == 'learned':
             x = x + model.embed_pos.weight[position]
@@ -80,20 +84,22 @@ def turned(x, distance):
     return torch.cat([y.real, y.imag])
 
 
+@pytest.mark.parametrize('n_pairs', [0, 23])
 @pytest.mark.parametrize('pos', POSITIONS)
 @pytest.mark.parametrize('pool', POOLS)
 @torch.no_grad()
-def test_the_logits_are_those_of_a_naive_loop(pos, pool):
-    model = make(pos=pos, pool=pool)
+def test_the_logits_are_those_of_a_naive_loop(pos, pool, n_pairs):
+    model = make(pos=pos, pool=pool, n_pairs=n_pairs)
     ids = [4, 9, 2, 2, 17]
     assert torch.allclose(model.logits(torch.tensor([ids]))[0], naive_logits(model, ids), atol=1e-5)
 
 
+@pytest.mark.parametrize('n_pairs', [0, 23])
 @pytest.mark.parametrize('pos', POSITIONS)
 @pytest.mark.parametrize('pool', POOLS)
 @torch.no_grad()
-def test_padding_makes_no_difference(pos, pool):
-    model = make(pos=pos, pool=pool)
+def test_padding_makes_no_difference(pos, pool, n_pairs):
+    model = make(pos=pos, pool=pool, n_pairs=n_pairs)
     short = [3, 8, 5]
     alone = model.logits(padded(short))[0]
     beside = model.logits(padded([7] * 12, short))[1]
@@ -120,9 +126,31 @@ def test_without_positions_the_order_does_not_matter_and_with_them_it_does():
         assert torch.allclose(model.logits(one), model.logits(other), atol=1e-5) == (pos == 'none')
 
 
+def test_a_new_model_with_pairs_has_the_embeddings_of_one_without():
+    text = padded([3, 8, 5, 9])
+    fields = dict(vocab_size=19, n_embd=16, n_hidden=24)
+    embeddings = []
+    for n_pairs in 0, 23:
+        torch.manual_seed(0)
+        model = Model(Config(**fields, n_pairs=n_pairs)).eval()
+        embeddings.append(model.embed_text(text)[0])
+    assert torch.equal(*embeddings)
+
+
+def test_few_pairs_of_imdbs_size_share_a_row():
+    n_pairs = 500_000
+    ids = torch.randperm(32_000)[:320]
+    previous, tokens = torch.meshgrid(ids, ids, indexing='ij')  # 102,400 pairs
+    rows = hash_pairs(previous, tokens, n_pairs)
+    assert 0 <= rows.min() and rows.max() < n_pairs
+    expected = n_pairs * (1 - (1 - 1 / n_pairs) ** rows.numel())    # different rows, if they were random
+    assert rows.unique().numel() > 0.98 * expected
+
+
+@pytest.mark.parametrize('n_pairs', [0, 23])
 @torch.no_grad()
-def test_token_dropout_leaves_out_positions_in_training_only():
-    model = make(token_dropout=0.25, dropout=0.0)
+def test_token_dropout_leaves_out_positions_in_training_only(n_pairs):
+    model = make(token_dropout=0.25, dropout=0.0, n_pairs=n_pairs)
     text = torch.randint(2, 19, (50, 12))
     x, _, _, is_token = model.embed_text(text)                  # (50, 13, C)
     assert x.size(1) == 13
@@ -152,7 +180,8 @@ def test_label_smoothing_changes_the_loss_but_not_what_is_reported():
 @pytest.mark.parametrize('changes, named', [
     ({'n_embd': 18}, 'n_embd 18'), ({'n_embd': 6, 'n_head': 2}, 'n_embd 6'), ({'n_layer': 0}, 'n_layer'),
     ({'n_class': 0}, 'n_class'), ({'dropout': 1.0}, 'dropout'), ({'token_dropout': -0.1}, 'token_dropout'),
-    ({'label_smoothing': 1.0}, 'label_smoothing'), ({'vocab_size': 0}, 'vocab_size')])
+    ({'label_smoothing': 1.0}, 'label_smoothing'), ({'n_pairs': -1}, 'n_pairs'),
+    ({'vocab_size': 0}, 'vocab_size')])
 def test_a_configuration_that_cannot_work_is_an_error(changes, named):
     with pytest.raises(ValueError, match=named):
         Config(**changes)

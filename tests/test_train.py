@@ -79,6 +79,15 @@ def test_every_parameter_is_in_one_group(optimizer, tie):
     assert decayed == {id(p) for n, p in net.named_parameters() if p.dim() == 2 and 'embed' not in n}
 
 
+def test_a_larger_epsilon_changes_weights_with_small_gradients_less():
+    net = nn.Linear(2, 1, bias=False)
+    before = net.weight.detach().clone()
+    adamw, = optim.make_optimizers(net, 'adamw', 1.0, 0.0, (0.9, 0.99), 0.9, 'float32', epsilon=1e-6)
+    net.weight.grad = torch.tensor([[1.0, 1e-6]])
+    adamw.step()
+    assert torch.allclose(before - net.weight, torch.tensor([[1.0, 0.5]]), atol=1e-5)   # g / (|g| + epsilon)
+
+
 @pytest.mark.parametrize('weight_decay', [0.0, 0.1])
 def test_muon_is_torchs_muon(weight_decay):
     torch.manual_seed(0)
