@@ -35,7 +35,7 @@ class Config:
     flash: Literal['auto', True, False] = 'auto'    # use scaled_dot_product_attention; auto: only on CUDA
     pool: Literal['mean', 'first', 'max'] = 'mean'      # first: the class token alone
     dropout: float = 0.1            # rate, on the embeddings and on what each sub-layer adds
-    token_dropout: float = 0.0      # fraction of the tokens that a training step leaves out
+    token_dropout: float = 0.0      # fraction of the tokens that a training step leaves out; see Model.parts
     n_pairs: int = 0                # rows of the table that embeds pairs of adjacent tokens; 0: no pairs
     label_smoothing: float = 0.0    # epsilon of label smoothing; the reported loss is not smoothed
 
@@ -150,34 +150,42 @@ class Model(nn.Module):
         nn.init.zeros_(self.head.weight)    # start at the uniform distribution: the loss is ln n_class
         nn.init.zeros_(self.head.bias)
 
-    def drop_positions(self, position):
-        """Keep 0, the class token's position, and a random part of the others: (1 + T,) -> (1 + n_kept,).
+    def parts(self, T, device):
+        """Return the parts in which a text of T tokens is read, each as the positions of its tokens.
 
-        They stay in order. All texts of a batch leave out the same positions, padding or not, so a step takes
-        less time: with half of the tokens attention has a quarter of the scores.
+        Position 0 is the class token's, and in every part. With token_dropout a training step reads one part,
+        at random, and leaves out the rest. They are the same positions of all texts of a batch, so with half
+        of the tokens attention has a quarter of the scores. The whole text at once would be longer than any
+        that the model has learned from, and costs accuracy (results/imdb.md). So evaluation reads it in parts
+        of that size, with every token in one of them.
         """
-        T = len(position) - 1
-        n_kept = round((1 - self.config.token_dropout) * T)
-        kept = torch.randperm(T, device=position.device)[:n_kept] + 1
-        return F.pad(kept.sort().values, (1, 0))
+        rate = self.config.token_dropout
+        position = torch.arange(1, 1 + T, device=device)
+        if self.training and rate:
+            n_kept = round((1 - rate) * T)
+            kept = torch.randperm(T, device=device)[:n_kept]
+            parts = [position[kept.sort().values]]
+        else:
+            n_parts = round(1 / (1 - rate))
+            parts = [position[i::n_parts] for i in range(n_parts)]
+        return [F.pad(part, (1, 0)) for part in parts]          # with the class token
 
-    def embed_text(self, text):
-        """Return x (B, 1 + T, C), mask and rope for the blocks, and is_token (B, 1 + T), False at padding."""
+    def embed_text(self, text, position):
+        """Return what the blocks read of texts (B, 1 + T) at `position` (n,): x (B, n, C), mask and rope.
+
+        The fourth is is_token (B, n), False at padding. The texts begin with the class token.
+        """
         config = self.config
-        text = F.pad(text, (1, 0), value=CLASS_TOKEN)           # (B, 1 + T)
-        position = torch.arange(text.size(1), device=text.device)
-        if self.training and config.token_dropout:
-            position = self.drop_positions(position)
-        tokens = text[:, position]                              # (B, 1 + T), or fewer
+        tokens = text[:, position]                              # (B, n)
         is_token = tokens != 0
-        mask = torch.where(is_token, 0.0, -torch.inf)[:, None, None]            # (B, 1, 1, 1 + T)
-        x = self.embed(tokens)                                  # (B, 1 + T, C)
+        mask = torch.where(is_token, 0.0, -torch.inf)[:, None, None]            # (B, 1, 1, n)
+        x = self.embed(tokens)                                  # (B, n, C)
         if config.n_pairs:
-            previous = text[:, (position - 1).clamp(min=0)]     # also where it is left out itself
+            previous = text[:, (position - 1).clamp(min=0)]     # in the text: it may be in another part
             x = x + self.embed_pair(hash_pairs(previous, tokens, config.n_pairs))
         rope = None
         if config.pos == 'rope':
-            angle = rotary_angles(position, config.n_embd // config.n_head)     # (1 + T, hs / 2)
+            angle = rotary_angles(position, config.n_embd // config.n_head)     # (n, hs / 2)
             rope = angle.cos(), angle.sin()
         elif config.pos == 'learned':
             x = x + self.embed_pos(position)
@@ -185,13 +193,13 @@ class Model(nn.Module):
             x = x + 0.02 * sinusoids(position, config.n_embd)   # as small as the embeddings are at first
         return self.drop(self.norm_embed(x)), mask, rope, is_token
 
-    def logits(self, text):
-        """Return the logits of texts, padded with 0: (B, T) ids -> (B, n_class) float32."""
-        x, mask, rope, is_token = self.embed_text(text)
+    def part_logits(self, text, position):
+        """Return the logits of a part of texts (B, 1 + T): those of its positions (n,) -> (B, n_class)."""
+        x, mask, rope, is_token = self.embed_text(text, position)
         for block in self.blocks:
             x = block(x, mask, rope)
         x = self.norm(x).float()
-        is_token = is_token[:, :, None]                         # (B, 1 + T, 1)
+        is_token = is_token[:, :, None]                         # (B, n, 1)
         if self.config.pool == 'mean':
             x = (x * is_token).sum(1) / is_token.sum(1)         # (B, C)
         elif self.config.pool == 'max':
@@ -199,6 +207,13 @@ class Model(nn.Module):
         else:
             x = x[:, 0]                                         # (B, C), of the class token
         return self.head(x).float()                             # (B, n_class)
+
+    def logits(self, text):
+        """Return logits, the mean over the parts of texts padded with 0: (B, T) -> (B, n_class) float32."""
+        parts = self.parts(text.size(1), text.device)
+        text = F.pad(text, (1, 0), value=CLASS_TOKEN)           # (B, 1 + T)
+        logits = [self.part_logits(text, position) for position in parts]
+        return sum(logits) / len(logits)
 
     def forward(self, text, label):
         """Return sums over texts (B, T) and labels (B,): `loss` is minimised, `nll` is the same without

@@ -66,14 +66,17 @@ def attention_to_tokens(net, text):
     def record(module, arguments, output):
         x, mask, rope = arguments
         q, k, _ = module.queries_keys_values(x, rope)
-        weights.append(module.attention_weights(q, k, mask))        # (1, nh, 1 + T, 1 + T)
+        weights.append(module.attention_weights(q, k, mask)[0])     # (nh, 1 + n, 1 + n)
 
     hook = module.register_forward_hook(record)
     net.logits(text)
     hook.remove()
-    mean = weights[0][0].mean(0)                                    # (1 + T, 1 + T)
-    row = mean[0] if net.config.pool == 'first' else mean.mean(0)   # (1 + T,), the class token first
-    return row[1:].tolist()
+    attention = torch.zeros(text.size(1))
+    for i, part in enumerate(weights):                              # of n tokens: i, i + len(weights), ...
+        mean = part.mean(0)                                         # (1 + n, 1 + n)
+        row = mean[0] if net.config.pool == 'first' else mean.mean(0)       # (1 + n,), the class token first
+        attention[i::len(weights)] = row[1:] / len(weights)
+    return attention.tolist()
 
 
 def heaviest_words(line, tokenizer, weights):

@@ -94,12 +94,12 @@ def test_the_logits_are_those_of_a_naive_loop(pos, pool, n_pairs):
     assert torch.allclose(model.logits(torch.tensor([ids]))[0], naive_logits(model, ids), atol=1e-5)
 
 
-@pytest.mark.parametrize('n_pairs', [0, 23])
+@pytest.mark.parametrize('changes', [{}, {'n_pairs': 23}, {'token_dropout': 0.85}])
 @pytest.mark.parametrize('pos', POSITIONS)
 @pytest.mark.parametrize('pool', POOLS)
 @torch.no_grad()
-def test_padding_makes_no_difference(pos, pool, n_pairs):
-    model = make(pos=pos, pool=pool, n_pairs=n_pairs)
+def test_padding_makes_no_difference(pos, pool, changes):
+    model = make(pos=pos, pool=pool, **changes)
     short = [3, 8, 5]
     alone = model.logits(padded(short))[0]
     beside = model.logits(padded([7] * 12, short))[1]
@@ -133,7 +133,7 @@ def test_a_new_model_with_pairs_has_the_embeddings_of_one_without():
     for n_pairs in 0, 23:
         torch.manual_seed(0)
         model = Model(Config(**fields, n_pairs=n_pairs)).eval()
-        embeddings.append(model.embed_text(text)[0])
+        embeddings.append(model.embed_text(text, torch.arange(4))[0])
     assert torch.equal(*embeddings)
 
 
@@ -147,21 +147,43 @@ def test_few_pairs_of_imdbs_size_share_a_row():
     assert rows.unique().numel() > 0.98 * expected
 
 
+def test_token_dropout_leaves_out_the_same_positions_of_all_texts_in_training():
+    model = make(token_dropout=0.25).train()
+    part, = model.parts(12, 'cpu')
+    assert part[0] == 0 and len(part) == 10                     # the class token and 9 of 12
+    assert torch.equal(part, part.unique())                     # in order, none twice
+    assert part.max() <= 12
+    assert not torch.equal(part, model.parts(12, 'cpu')[0])
+
+
+@pytest.mark.parametrize('rate, n_parts', [(0.0, 1), (0.25, 1), (0.5, 2), (0.7, 3), (0.85, 7)])
+def test_evaluation_reads_every_token_in_one_part(rate, n_parts):
+    parts = make(token_dropout=rate).parts(12, 'cpu')
+    assert len(parts) == n_parts
+    assert all(part[0] == 0 for part in parts)                  # each has the class token
+    assert torch.cat([part[1:] for part in parts]).sort().values.tolist() == list(range(1, 13))
+
+
+@pytest.mark.parametrize('pos', POSITIONS)
 @pytest.mark.parametrize('n_pairs', [0, 23])
 @torch.no_grad()
-def test_token_dropout_leaves_out_positions_in_training_only(n_pairs):
-    model = make(token_dropout=0.25, dropout=0.0, n_pairs=n_pairs)
-    text = torch.randint(2, 19, (50, 12))
-    x, _, _, is_token = model.embed_text(text)                  # (50, 13, C)
-    assert x.size(1) == 13
-    fewer, mask, _, is_token = model.train().embed_text(text)
-    assert fewer.shape[:2] == is_token.shape == (50, 10)        # the class token and 9 of 12
-    assert mask.size(-1) == 10
-    where = [position for position in range(13) if (fewer == x[:, position:position + 1]).all((0, 2)).any()]
-    assert where[0] == 0 and len(where) == 10
-    assert torch.equal(fewer, x[:, where])                      # in order, each with its own position
-    again = model.embed_text(text)[0]
-    assert not torch.equal(fewer, again)
+def test_a_token_of_a_part_is_embedded_as_in_the_whole_text(n_pairs, pos):
+    model = make(n_pairs=n_pairs, pos=pos)
+    text = torch.randint(2, 19, (50, 13))
+    whole, _, _, _ = model.embed_text(text, torch.arange(13))
+    position = torch.tensor([0, 3, 4, 9])
+    part, mask, _, is_token = model.embed_text(text, position)
+    assert torch.equal(part, whole[:, position])
+    assert is_token.shape == (50, 4) and mask.size(-1) == 4
+
+
+@torch.no_grad()
+def test_logits_are_the_mean_over_parts():
+    model = make(token_dropout=0.5)
+    text = torch.randint(2, 19, (5, 7))
+    whole = nn.functional.pad(text, (1, 0), value=1)
+    odd, even = [model.part_logits(whole, torch.tensor(part)) for part in ([0, 1, 3, 5, 7], [0, 2, 4, 6])]
+    assert torch.allclose(model.logits(text), (odd + even) / 2, atol=1e-5)
 
 
 @torch.no_grad()

@@ -107,20 +107,27 @@ def test_words_are_those_whose_tokens_get_most_attention(trained, sampled, monke
     assert output.splitlines()[1] == f'    {expected}'
 
 
+@pytest.mark.parametrize('token_dropout', [0.0, 0.7])
 @pytest.mark.parametrize('pool', ['mean', 'first', 'max'])
 @torch.no_grad()
-def test_attention_to_tokens_is_the_mean_over_heads_and_over_those_that_attend(trained, pool):
+def test_attention_to_tokens_is_the_mean_over_heads_and_over_those_that_attend(
+        trained, monkeypatch, pool, token_dropout):
     net, tokenizer = trained
-    net.config.pool = pool
+    monkeypatch.setattr(net.config, 'pool', pool)
+    monkeypatch.setattr(net.config, 'token_dropout', token_dropout)
     text = torch.tensor([tokenizer.encode(LINES[1])])
-    x, mask, rope, _ = net.embed_text(text)
-    x = net.blocks[0](x, mask, rope)
-    attention = net.blocks[1].attention
-    q, k, _ = attention.queries_keys_values(net.blocks[1].norm1(x), rope)
-    weights = attention.attention_weights(q, k, mask)[0]
-    assert torch.allclose(weights.sum(2), torch.ones(weights.shape[:2]))
-    rows = weights.mean(0)
-    expected = rows[0] if pool == 'first' else rows.mean(0)
+    whole = torch.nn.functional.pad(text, (1, 0), value=1)
+    parts = net.parts(text.size(1), 'cpu')
+    expected = torch.zeros(whole.size(1))
+    for position in parts:
+        x, mask, rope, _ = net.embed_text(whole, position)
+        x = net.blocks[0](x, mask, rope)
+        attention = net.blocks[1].attention
+        q, k, _ = attention.queries_keys_values(net.blocks[1].norm1(x), rope)
+        weights = attention.attention_weights(q, k, mask)[0]
+        assert torch.allclose(weights.sum(2), torch.ones(weights.shape[:2]))
+        rows = weights.mean(0)
+        expected[position] = (rows[0] if pool == 'first' else rows.mean(0)) / len(parts)
     assert labels.attention_to_tokens(net, text) == pytest.approx(expected[1:].tolist())
 
 
