@@ -209,11 +209,18 @@ class Model(nn.Module):
         return self.head(x).float()                             # (B, n_class)
 
     def logits(self, text):
-        """Return logits, the mean over the parts of texts padded with 0: (B, T) -> (B, n_class) float32."""
+        """Return the logits of texts, padded with 0: (B, T) ids -> (B, n_class) float32.
+
+        A text of several parts has the mean of their logits, weighted by how many tokens a part has: of a text
+        of three words most parts are empty.
+        """
         parts = self.parts(text.size(1), text.device)
         text = F.pad(text, (1, 0), value=CLASS_TOKEN)           # (B, 1 + T)
         logits = [self.part_logits(text, position) for position in parts]
-        return sum(logits) / len(logits)
+        counts = [(text[:, position[1:]] != 0).sum(1) for position in parts]
+        weights = torch.stack(counts, 1) + 1e-6                 # (B, n_parts); equal for a text without tokens
+        weights = weights / weights.sum(1, keepdim=True)
+        return torch.einsum('bpn,bp->bn', torch.stack(logits, 1), weights)
 
     def forward(self, text, label):
         """Return sums over texts (B, T) and labels (B,): `loss` is minimised, `nll` is the same without

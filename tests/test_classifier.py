@@ -178,12 +178,21 @@ def test_a_token_of_a_part_is_embedded_as_in_the_whole_text(n_pairs, pos):
 
 
 @torch.no_grad()
-def test_logits_are_the_mean_over_parts():
+def test_logits_are_the_mean_over_parts_weighted_by_their_tokens():
     model = make(token_dropout=0.5)
     text = torch.randint(2, 19, (5, 7))
     whole = nn.functional.pad(text, (1, 0), value=1)
     odd, even = [model.part_logits(whole, torch.tensor(part)) for part in ([0, 1, 3, 5, 7], [0, 2, 4, 6])]
-    assert torch.allclose(model.logits(text), (odd + even) / 2, atol=1e-5)
+    assert torch.allclose(model.logits(text), (4 * odd + 3 * even) / 7, atol=1e-5)
+
+
+@torch.no_grad()
+def test_empty_parts_of_a_short_text_do_not_count():
+    model = make(token_dropout=0.85)                            # 7 parts
+    word = model.part_logits(torch.tensor([[1, 9]]), torch.tensor([0, 1]))
+    nothing = model.part_logits(torch.tensor([[1]]), torch.tensor([0]))
+    assert torch.allclose(model.logits(torch.tensor([[9]])), word, atol=1e-4)
+    assert torch.allclose(model.logits(torch.tensor([[0]])), nothing, atol=1e-4)
 
 
 @torch.no_grad()
