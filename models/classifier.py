@@ -211,16 +211,19 @@ class Model(nn.Module):
     def logits(self, text):
         """Return the logits of texts, padded with 0: (B, T) ids -> (B, n_class) float32.
 
-        A text of several parts has the mean of their logits, weighted by how many tokens a part has: of a text
-        of three words most parts are empty.
+        They are the mean over the parts of a text, weighted by the tokens of each part: of a text of three
+        words most parts are empty.
         """
-        parts = self.parts(text.size(1), text.device)
         text = F.pad(text, (1, 0), value=CLASS_TOKEN)           # (B, 1 + T)
-        logits = [self.part_logits(text, position) for position in parts]
-        counts = [(text[:, position[1:]] != 0).sum(1) for position in parts]
-        weights = torch.stack(counts, 1) + 1e-6                 # (B, n_parts); equal for a text without tokens
-        weights = weights / weights.sum(1, keepdim=True)
-        return torch.einsum('bpn,bp->bn', torch.stack(logits, 1), weights)
+        logits = 0
+        total = 0
+        for position in self.parts(text.size(1) - 1, text.device):
+            is_token = text[:, position[1:]] != 0               # (B, n - 1), without the class token
+            count = is_token.sum(1, keepdim=True)               # (B, 1)
+            weight = count + 1e-6                               # so that a text without tokens has logits
+            logits = logits + weight * self.part_logits(text, position)
+            total = total + weight
+        return logits / total
 
     def forward(self, text, label):
         """Return sums over texts (B, T) and labels (B,): `loss` is minimised, `nll` is the same without
