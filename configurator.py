@@ -49,6 +49,8 @@ class Option:
                 value = evaluate(ast.parse(value.strip(), mode='eval').body)
             except PARSE_ERRORS:
                 pass        # it stays a string, which is an error below
+        if '\0' in str(value):
+            raise ValueError(f'{self.name}: expected no NUL character, got {value!r}')
         if type(value) is expected:
             return expand_home(self.name, value) if expected is str else value
         if type(value) in (int, float):
@@ -166,6 +168,21 @@ def read_train(argv):
     """Return the Settings of train.py, whose options are also those of data/augment.py."""
     augment = (ROOT / 'data' / 'augment.py', 'Augment')
     return read(ROOT / 'train.py', argv, ROOT / 'config' / 'train_stdlib.py', also=[augment])
+
+
+def check_saved(values, model):
+    """Raise UserError unless `values`, the options and Config fields that a checkpoint has, are legal."""
+    if model not in model_names():
+        known = ', '.join(model_names())
+        raise UserError(f'the checkpoint has the model {model!r}; there are {known}')
+    options = parse_options(ROOT / 'train.py') | parse_options(ROOT / 'data' / 'augment.py', 'Augment')
+    options |= parse_options(ROOT / 'models' / f'{model}.py', 'Config')
+    problems = []
+    for name in values.keys() & options.keys():
+        with errors.collect(problems):
+            options[name].convert(values[name])
+    if problems:
+        raise UserError('the checkpoint has values that no run has:', *sorted(problems))
 
 
 def converted(name, value, where, options):

@@ -40,7 +40,7 @@ import samples
 from core import errors, machine, processes
 from core.checkpoint import build_model, evaluated_weights, load_checkpoint, load_weights, model_config
 from core.errors import UserError
-from core.facts import command, format_metrics, metrics_of, peak_memory
+from core.facts import command, format_metrics, metrics_of, peak_memory, versions
 from core.limit import TimeLimit
 from core.optim import lr_factor, make_optimizers, swap, update_ema, warmup_steps
 from core.resume import check_data
@@ -219,7 +219,7 @@ if __name__ == '__main__':
     options['threads'] = torch.get_num_threads()
     if 'RANK' in os.environ:
         device = processes.join(device)
-        agreed = options | dataclasses.asdict(config) | data.hashes(meta)
+        agreed = options | dataclasses.asdict(config) | data.hashes(meta) | versions()
         processes.check_agreement(agreed | {'checkpoint': run.first_step})
     autocast = torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32')
 
@@ -283,7 +283,7 @@ if __name__ == '__main__':
         best = state.new_best(metrics, net.monitor)
         suffix = ', the best so far' if best else ''
         run.print(f'step {state.step}: val {format_metrics(metrics)}{suffix}')
-        if best and not save('best.pt', best=best, ema={}, optimizers=[]):
+        if best and not save('best.pt', best=best, ema={}, optimizers={}):
             best = None                                 # state.best describes the file that is there
         state.record(best)
         if sample_interval and state.step % sample_interval == 0 and state.step < max_iters:
@@ -298,7 +298,7 @@ if __name__ == '__main__':
                 report_and_keep(metrics)
         elif state.step == max_iters:                   # without val the last weights are the best
             best = {'name': net.monitor[0], 'value': None, 'step': state.step}
-            if save('best.pt', best=best, ema={}, optimizers=[]):
+            if save('best.pt', best=best, ema={}, optimizers={}):
                 state.record(best)
         swap(live, ema_weights)
         save('last.pt')
@@ -412,7 +412,13 @@ if __name__ == '__main__':
         run.print(f'to go on: {command(init_from="auto")}')
         processes.leave(128 + stopped)
     if state.best:
-        best_net = build_model(load_checkpoint(run.path / 'best.pt'), device)
+        try:
+            best_net = build_model(load_checkpoint(run.path / 'best.pt'), device)
+        except (UserError, OSError) as error:           # damaged or gone: the run can end all the same
+            run.print(f'WARNING: {error}; the last weights take its place')
+            state.best = {'name': net.monitor[0], 'value': None, 'step': state.step}
+            save('best.pt', optimizers={})
+            best_net = build_model(load_checkpoint(run.path / 'best.pt'), device)
         if channels_last:
             best_net.to(memory_format=torch.channels_last)
         if 'test' in splits:

@@ -12,6 +12,7 @@ n_embd = 256
 n_frequent = 1000
 block_size = 256
 dropout = 0.3
+output_dropout = 0.4
 batch_size = 8
 epochs = 12
 max_minutes = 45

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import configurator
-from core.errors import UserError
+from core.errors import DISK_ERRORS, UserError, out_of_memory
 from core.migration import migrate
 from data import pretrained
 
@@ -64,6 +64,8 @@ def load_checkpoint(path):
                 if key not in place:
                     raise ValueError(f'{key} is missing')
     except Exception as error:          # damage can show itself as any exception
+        if getattr(error, 'errno', None) in DISK_ERRORS or out_of_memory(error):
+            raise                       # the file may be whole
         reason = str(error).strip().split('\n')[0]
         raise UserError(f'{path} is not a whole checkpoint of nanozoo ({type(error).__name__}: {reason})')
     if state['format'] != FORMAT:
@@ -114,8 +116,9 @@ def save_checkpoint(path, state):
     """
     path = Path(path)
     temporary = path.with_name(f'{path.name}.tmp')
+    temporary.unlink(missing_ok=True)       # it may be a link to another file
     try:
-        with open(temporary, 'wb') as file:
+        with open(temporary, 'xb') as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
@@ -164,7 +167,9 @@ def latest_checkpoint(out_dir):
             print(f'WARNING: {line}; going on from {path}, step {state["step"]}', file=sys.stderr)
         return state, path
     if damage:
-        raise UserError(*damage, 'to start again, this run moved aside: --init_from=scratch')
+        others = [str(file) for file in sorted(out_dir.glob('*.pt')) if file.name != 'last.pt']
+        advice = [f'to begin a run with the weights of {file}: --init_from={file}' for file in others]
+        raise UserError(*damage, *advice, 'to start again, this run moved aside: --init_from=scratch')
     return None, ''
 
 
@@ -174,9 +179,7 @@ def build_model(checkpoint, device='cpu'):
     Raises UserError if the code and the checkpoint do not fit each other.
     """
     name = checkpoint['keys']['model']
-    if name not in configurator.model_names():
-        known = ', '.join(configurator.model_names())
-        raise UserError(f'the checkpoint has the model {name!r}; there are {known}')
+    configurator.check_saved(checkpoint['config'], name)
     module = import_module(f'models.{name}')
     try:
         config = module.Config(**checkpoint['config'])

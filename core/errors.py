@@ -5,7 +5,9 @@ import os
 import sys
 import textwrap
 
-DISK_ERRORS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS  # full, over quota, too large, read-only
+DISK_ERRORS = {     # their words, such as 'No space left on device', say enough
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO,
+    errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR}
 
 
 class UserError(Exception):
@@ -61,6 +63,8 @@ def with_advice(error, n_rows):
 def set_up():
     """Let the process end with the exit code that fits its error, and print any text on any terminal."""
     sys.excepthook = excepthook
+    if sys.stdout is None:                  # closed, as some schedulers do
+        sys.stdout = open(os.devnull, 'w', encoding='utf-8')
     if getattr(sys.stdout, 'errors', '') == 'strict':       # in Latin-1 a ☕ is printed as \u2615
         sys.stdout.reconfigure(errors='backslashreplace')
 
@@ -81,6 +85,6 @@ def excepthook(kind, error, trace):
         print(f'out of memory: {first_line}; what is saved is intact', file=sys.stderr)
         raise SystemExit(5)
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        print(f'{error.filename or "a file"} cannot be written: {error.strerror}', file=sys.stderr)
+        print(f'{error.filename or "a file"} cannot be read or written: {error.strerror}', file=sys.stderr)
         raise SystemExit(4)
     sys.__excepthook__(kind, error, trace)

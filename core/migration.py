@@ -39,6 +39,24 @@ def name_averages(averages, live):
     return averages
 
 
+def name_states(saved, net, optimizers):
+    """Return the optimizers' states of an earlier revision, a list in the order of `optimizers`, by name.
+
+    Also return the scales of their learning rates by name.
+    """
+    name_of = {p: name for name, p in net.named_parameters()}
+    states = {}
+    scales = {}
+    for optimizer, old in zip(optimizers, saved, strict=True):
+        for group, old_group in zip(optimizer.param_groups, old['param_groups'], strict=True):
+            for p, number in zip(group['params'], old_group['params'], strict=True):
+                if number in old['state']:
+                    states[name_of[p]] = old['state'][number]
+                if 'scale' in old_group:
+                    scales[name_of[p]] = old_group['scale']
+    return states, scales
+
+
 def renamed(name):
     """Return the name of a tensor of the VAE in this revision."""
     for old, new in CVAE_PREFIXES.items():

@@ -13,7 +13,14 @@ def from_environment():
     """Return the number of this process and how many torchrun has started: 0 and 1 without torchrun."""
     if 'RANK' not in os.environ:
         return 0, 1
-    return int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+    given = {name: os.environ.get(name, '') for name in ('RANK', 'WORLD_SIZE')}
+    if not all(value.isdecimal() for value in given.values()):
+        raise UserError(f'expected the numbers of torchrun in the environment, got {given}')
+    rank = int(given['RANK'])
+    world = int(given['WORLD_SIZE'])
+    if rank >= world:
+        raise UserError(f'RANK {rank} is not one of WORLD_SIZE {world} processes, which count from 0')
+    return rank, world
 
 
 def join(device):

@@ -10,6 +10,7 @@ A run is a dict:
 import json
 import math
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ from core.resume import COMMAND, MODES
 # --- a run
 
 def read_run(folder):
-    """Return the run in a folder. Raises UserError if there is none or its log is damaged."""
+    """Return the run in a folder. Raises UserError if there is none."""
     lines = read_log(folder)
     starts = [line for line in lines if line.get('event') in ('config', 'resume')]
     if not starts:
@@ -55,7 +56,10 @@ def read_run(folder):
 
 
 def read_log(folder):
-    """Return the lines of a folder's log.jsonl as dicts. Raises UserError if one of them is damaged."""
+    """Return the lines of a folder's log.jsonl as dicts; warn of those that are damaged.
+
+    Raises UserError if there is no log.
+    """
     file = Path(folder) / 'log.jsonl'
     try:
         texts = file.read_bytes().splitlines()
@@ -67,9 +71,10 @@ def read_log(folder):
             line = json.loads(text)
         except ValueError:          # it is not JSON, or not even UTF-8
             line = None
-        if not isinstance(line, dict):
-            raise UserError(f'{file}:{number} is cut or damaged; resuming the run repairs a cut log', code=3)
-        lines.append(line)
+        if isinstance(line, dict):
+            lines.append(line)
+        else:
+            print(f'WARNING: {file}:{number} is damaged and left out', file=sys.stderr)
     return lines
 
 
@@ -169,9 +174,37 @@ def varying_names(runs):
     return varying
 
 
+# --- the files of a run
+
+def append_line(log, line):
+    """Append a line to a log.jsonl. If the line before has no end, because the disk was full, end it first."""
+    with open(log, 'ab+') as file:
+        end = b''
+        if file.tell():                 # the file is not empty
+            file.seek(-1, os.SEEK_END)
+            end = file.read()
+        start = b'' if end in (b'', b'\n') else b'\n'
+        file.write(start + line.encode() + b'\n')
+
+
+def tidy(folder, resumed):
+    """Remove what a killed process left in a run folder; `resumed`: the checkpoint that was taken, or ''.
+
+    If that is the one before last.pt, it takes the place of last.pt, which is damaged. The next save would
+    else keep the damaged one and drop the whole one, before another stands.
+    """
+    folder = Path(folder)
+    if Path(resumed).name == 'last.pt.previous':
+        os.replace(resumed, folder / 'last.pt')
+    for pattern in 'last.pt.tmp', 'best.pt.tmp', 'step_*.pt.tmp', 'log.jsonl.tmp':
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
+
+
 def cut_log(log, step):
     """Drop the lines of a log.jsonl beyond `step`; a damaged line is dropped too. -1: all lines."""
     temporary = log.with_name('log.jsonl.tmp')
+    temporary.unlink(missing_ok=True)       # it may be a link to another file
     lines = []
     if log.exists():
         lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)

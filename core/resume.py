@@ -2,11 +2,14 @@
 import dataclasses
 from importlib import import_module
 
+import configurator
 import data
 from core import machine, transfer
 from core.checkpoint import find_checkpoint, load_checkpoint
 from core.errors import UserError
-from core.facts import TAKEN, command
+from core.facts import TAKEN, command, quote
+from core.state import State
+from data import tokenizers
 
 MODES = 'auto', 'scratch', 'resume'         # of init_from; anything else is a path
 # Options by what a resumed run may do with them:
@@ -26,6 +29,7 @@ def merge(settings, checkpoint, path, mode):
     options = settings.options
     fields = settings.fields
     saved = checkpoint['keys'] | checkpoint['config']
+    configurator.check_saved(saved, saved['model'])
     now = options | fields
     given = {}
     for name, where in settings.given.items():
@@ -66,8 +70,10 @@ def merge(settings, checkpoint, path, mode):
     settings.fields = checkpoint['config'] | changed_fields
     options['init_from'] = saved['init_from']       # how the run began; `mode` is this command's
     folder = data.folder(options['dataset'])
-    if 'dataset' not in given and not folder.exists():
+    # A checkpoint may come from elsewhere: it does not decide that a prepare.py runs, and with what options.
+    if not (folder / 'meta.json').exists():
         raise UserError(f'{path} was trained on {folder}, which is not there',
+                        f'to prepare it: python {quote(folder / "prepare.py")} {options["prepare"]}'.rstrip(),
                         f'if it was moved: {command(dataset="FOLDER")}', code=3)
 
     # 4. With the same length the run ends at the same step. With another one max_minutes count from here.
@@ -134,17 +140,25 @@ def check_data(checkpoint, meta, options):
     """
     dataset = options['dataset']
     info = meta['info']
-    if checkpoint and checkpoint['data'] and checkpoint['data'] != data.hashes(meta):
+    different = checkpoint and transfer.report(checkpoint, meta)
+    if checkpoint and checkpoint['data'] and (checkpoint['data'] != data.hashes(meta) or different):
         other = options['eval_only'] and dataset != checkpoint['keys']['dataset']
         if not other:
             advice = '' if options['eval_only'] else f': {command(init_from="scratch")}'
-            raise UserError(f'{dataset} is not what {options["out_dir"]} was trained on{advice}', code=3)
-        different = transfer.report(checkpoint, meta)
+            because = f' ({different})' if different else ''
+            run = options['out_dir']
+            raise UserError(f'{dataset} is not what {run} was trained on{because}{advice}', code=3)
         if different:
             raise UserError(f'the run cannot be evaluated on {dataset}: {different}', code=3)
         own = checkpoint['info']
         info = info | {name: own[name] for name in ('mean', 'std') if name in own}
     problems = []
+    try:
+        if meta['tokenizer']:
+            tokenizers.load(meta['tokenizer']).decode([info['vocab_size'] - 1])
+    except (LookupError, ValueError):
+        raise UserError(f'the tokenizer of {dataset} does not fit its {info.get("vocab_size")} ids: prepare it again',
+                        code=3)
     if options['target'] and 'val' not in meta['splits']:
         problems.append(f'target is a value on val, which {dataset} does not have')
     if options['eval_only'] and options['eval_split'] not in meta['splits']:
@@ -153,6 +167,13 @@ def check_data(checkpoint, meta, options):
     if problems:
         raise UserError(*problems)
     return info
+
+
+def finished_code(options, checkpoint):
+    """Return the exit code of a command whose run is finished: 0, or 7 if it missed the target."""
+    monitor = import_module(f'models.{checkpoint["keys"]["model"]}').Model.monitor
+    missed = options['target'] and not State(best=checkpoint['best']).reaches(options['target'], monitor)
+    return 7 if missed else 0
 
 
 def has_steps_left(options, checkpoint, limit):

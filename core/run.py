@@ -14,9 +14,9 @@ from core.errors import UserError
 from core.facts import command, duration, quote, to_json
 from core.lock import lock
 from core.names import run_name
-from core.record import cut_log
-from core.resume import MODES, has_steps_left, initial_weights, merge
-from core.stop import handle_signals
+from core.record import append_line, cut_log, tidy
+from core.resume import MODES, finished_code, has_steps_left, initial_weights, merge
+from core.stop import exit_at_second_signal, handle_signals
 
 SAVE_SECONDS = 600      # a run that is killed loses at most this much work
 
@@ -28,7 +28,7 @@ class Run:
     None. limit: {'start': the second of the run at which max_minutes begin to count, 'max_iters': the number
     of steps that fits, 0 until that is decided}.
 
-    Raises UserError if the options given would make it another run, SystemExit(0) if the run is finished.
+    Raises UserError if the options given would make it another run, SystemExit if the run is finished.
     """
 
     def __init__(self, settings, start):
@@ -66,20 +66,21 @@ class Run:
                 raise UserError(f'there is no checkpoint in {self.path} to resume')
             if self.checkpoint is None and self.mode != 'auto':
                 self.weights = initial_weights(self.mode, settings)
+        self.resumed = path
         if self.checkpoint:
             changes, self.limit = merge(settings, self.checkpoint, path, self.mode)
             if not self.eval_only:
                 self.announce(options, path, changes)
 
     def announce(self, options, path, changes):
-        """Print what is resumed. Raises SystemExit(0) if the run is finished."""
+        """Print what is resumed. Raises SystemExit if the run is finished."""
         step = self.checkpoint['step']
         goes_on = self.mode == 'resume' and has_steps_left(options, self.checkpoint, self.limit)
         if self.checkpoint['done'] and not goes_on:
             self.print(f'{self.path} is a finished run and is left alone; to train on: --init_from=resume '
                        'and a larger --max_iters or --max_minutes; to start again: --init_from=scratch')
             self.print(self.final_line(self.checkpoint['best'], step, self.checkpoint['seconds']))
-            raise SystemExit(0)
+            raise SystemExit(finished_code(options, self.checkpoint))
         self.print('; '.join([f'resuming {path} at step {step}', *changes]))
 
     @property
@@ -110,6 +111,7 @@ class Run:
         written.
         """
         handle_signals(self.on_signal)
+        exit_at_second_signal()
         self.restart_rate(step)
         self.steps_per_epoch = steps_per_epoch
         if self.checkpoint:
@@ -121,13 +123,12 @@ class Run:
             # The checkpoint was read before the folder was locked: has another process written since?
             if self.mode != 'scratch' and self.mtime != self.last_mtime():
                 raise UserError(f'another process has written to {self.path}; give the command again')
-            has_checkpoint = any(self.path.glob('*.pt'))
+            has_checkpoint = any((self.path / name).exists() for name in ('best.pt', 'last.pt'))
             has_log = (self.path / 'log.jsonl').exists()
             old_run = has_checkpoint or (self.mode == 'scratch' and has_log)
             if old_run and not self.checkpoint:
                 self.move_aside()
-            for leftover in self.path.glob('*.tmp'):
-                leftover.unlink()
+            tidy(self.path, self.resumed)
             cut_log(self.path / 'log.jsonl', step if self.checkpoint else -1)
         except OSError as error:
             raise UserError(f'out_dir {self.path} cannot be written: {error.strerror}; give another', code=4)
@@ -148,6 +149,8 @@ class Run:
 
     def move_aside(self):
         """Rename the folder to the first free name out_dir.1, out_dir.2, ..."""
+        if any(self.path.glob('*/log.jsonl')):
+            raise UserError(f'{self.path} holds other runs, which would move with it; give another --out_dir')
         number = 1
         while Path(f'{self.path}.{number}').exists():
             number += 1
@@ -156,9 +159,7 @@ class Run:
         self.lock()
 
     def on_signal(self, number, frame):
-        """Ask the run to stop. A second signal ends the process at once."""
-        if self.signal:
-            os._exit(128 + number)
+        """Ask the run to stop."""
         self.signal = number
 
     # --- records
@@ -179,8 +180,7 @@ class Run:
         values = {'event': event, 'step': step, 'epoch': step / self.steps_per_epoch, **values,
                   'seconds': self.seconds}
         try:
-            with open(self.path / 'log.jsonl', 'a', encoding='utf-8') as file:
-                file.write(to_json(values) + '\n')
+            append_line(self.path / 'log.jsonl', to_json(values))
         except OSError as error:
             if not self.warned:
                 self.print(f'WARNING: {self.path}/log.jsonl cannot be written ({error.strerror}); going on')

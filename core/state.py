@@ -7,7 +7,7 @@ from core import processes
 from core.checkpoint import FORMAT, load_weights
 from core.errors import UserError
 from core.facts import machine_name, versions
-from core.migration import name_averages
+from core.migration import name_averages, name_states
 
 
 @dataclasses.dataclass
@@ -110,10 +110,70 @@ def all_names(net, ema_weights):
     return averages
 
 
+def optimizer_states(net, optimizers):
+    """Return what the optimizers remember of each weight: {name: {'exp_avg': tensor, ...}}."""
+    name_of = {p: name for name, p in net.named_parameters()}
+    states = {}
+    for optimizer in optimizers:
+        for p, state in optimizer.state.items():
+            states[name_of[p]] = dict(state)
+    return states
+
+
+def lr_scales(net, optimizers):
+    """Return {name of a weight: the scale of its learning rate}, where its group has one (relative_lr)."""
+    name_of = {p: name for name, p in net.named_parameters()}
+    scales = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for p in group['params']:
+                if 'scale' in group:
+                    scales[name_of[p]] = group['scale']
+    return scales
+
+
+def load_optimizer_states(net, optimizers, states, scales):
+    """Load what optimizer_states and lr_scales have returned. Raises UserError for what does not fit.
+
+    All else of a group, such as the learning rate, is left as it is: a new one shall apply.
+    """
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    if states:                          # else the run was saved before its first step
+        check_names_and_shapes(trained, states)
+    name_of = {p: name for name, p in trained.items()}
+    for optimizer in optimizers:
+        own = optimizer.state_dict()    # has the states by number: that of a weight in its groups
+        for group, own_group in zip(optimizer.param_groups, own['param_groups']):
+            for p, number in zip(group['params'], own_group['params']):
+                if states:
+                    own['state'][number] = states[name_of[p]]
+                if 'scale' in group:    # of the initial weights, which net has no more
+                    own_group['scale'] = scales.get(name_of[p], group['scale'])
+        optimizer.load_state_dict(own)
+
+
+def check_names_and_shapes(weights, states):
+    """Raise UserError unless `states`, {name: {key: tensor}}, fit `weights`, {name: tensor}.
+
+    An optimizer's step does not check shapes: it would write beyond the end of a shorter tensor. A number, such
+    as the count of steps, fits any weight.
+    """
+    problems = []
+    for name in sorted(weights.keys() ^ states.keys()):
+        problems.append(f'{name}: {"missing in" if name in weights else "only in"} the checkpoint')
+    for name in sorted(weights.keys() & states.keys()):
+        for key, value in states[name].items():
+            if value is not None and value.dim() and value.shape != weights[name].shape:
+                problems.append(f'{key} of {name}: the model has {tuple(weights[name].shape)}, '
+                                f'the checkpoint {tuple(value.shape)}')
+    if problems:
+        raise UserError('the checkpoint does not fit the model:', *problems[:10])
+
+
 def pack(net, ema_weights, optimizers, state, run, options, config, meta):
     """Return a checkpoint: all that one needs to go on, or to use the model without the run and the data."""
     return {'format': FORMAT, 'model': net.state_dict(), 'ema': all_names(net, ema_weights),
-            'optimizers': [optimizer.state_dict() for optimizer in optimizers],
+            'optimizers': optimizer_states(net, optimizers), 'lr_scales': lr_scales(net, optimizers),
             **dataclasses.asdict(state), 'done': False, 'limit': run.limit, 'seconds': run.seconds,
             'keys': options, 'config': dataclasses.asdict(config), 'info': meta['info'],
             'tokenizer': meta['tokenizer'], 'data': data.hashes(meta), 'versions': versions()}
@@ -135,14 +195,13 @@ def unpack(checkpoint, net, ema_weights, optimizers, dtype, first_scale):
     averages = name_averages(checkpoint['ema'], live)
     if not averages:                    # the run has had none so far: they begin with its weights
         averages = live
+    check_names_and_shapes(live, {name: {'average': averages[name]} for name in live if name in averages})
     for name, average in ema_weights.items():
         average.copy_(averages[name])
-    for own, saved in zip(optimizers, checkpoint['optimizers'], strict=True):
-        groups = own.state_dict()['param_groups']       # a new learning rate or weight decay shall apply
-        for group, saved_group in zip(groups, saved['param_groups'], strict=True):
-            if 'scale' in saved_group:                  # of the initial weights, which net had no more
-                group['scale'] = saved_group['scale']
-        own.load_state_dict({'state': saved['state'], 'param_groups': groups})
+    states, scales = checkpoint['optimizers'], checkpoint.get('lr_scales', {})
+    if states and isinstance(states, list):         # of an earlier revision, without names
+        states, scales = name_states(states, net, optimizers)
+    load_optimizer_states(net, optimizers, states, scales)
     state = State(**{field.name: checkpoint[field.name] for field in dataclasses.fields(State)})
     if checkpoint['keys']['dtype'] != dtype:        # another dtype needs another scale
         state.scale = first_scale

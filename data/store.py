@@ -14,6 +14,7 @@ import torch
 
 from configurator import ROOT
 from core.errors import UserError
+from core.lock import lock
 
 FORMAT = 1
 KINDS = 'fixed', 'stream', 'ragged'
@@ -67,15 +68,11 @@ def save(name, splits, kinds={}, info={}, tokenizer=None, options={}, source=[])
     specs = {}
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / 'meta.json').unlink(missing_ok=True)
-        for split, fields in splits.items():
-            lengths = {len(rows) for rows in fields.values()}
-            if len(lengths) > 1 and 'stream' not in kinds.values():
-                raise ValueError(f'the fields of {split} have different numbers of rows')
-            specs[split] = {}
-            for field, rows in fields.items():
-                specs[split][field] = write_field(path, f'{split}.{field}', rows, kinds.get(field, 'fixed'))
-        write_meta(path, specs, info, tokenizer, options, source)
+        with lock(path, wait=True, name='.saving'):         # two that save at once would mix their files
+            (path / 'meta.json').unlink(missing_ok=True)
+            for split, fields in splits.items():
+                specs[split] = write_split(path, split, fields, kinds)
+            write_meta(path, specs, info, tokenizer, options, source)
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror or error}', code=4)
 
@@ -85,6 +82,17 @@ def write_meta(path, splits, info={}, tokenizer=None, options={}, source=[]):
     meta = {'format': FORMAT, 'splits': splits, 'info': info, 'tokenizer': tokenizer, 'options': options,
             'source': source}
     write_atomically(path / 'meta.json', json.dumps(meta, indent=1).encode('utf-8'))
+
+
+def write_split(path, split, fields, kinds):
+    """Write the fields of a split. Return {field: what `write_field` returns}."""
+    lengths = {len(rows) for rows in fields.values()}
+    if len(lengths) > 1 and 'stream' not in kinds.values():
+        raise ValueError(f'the fields of {split} have different numbers of rows')
+    specs = {}
+    for field, rows in fields.items():
+        specs[field] = write_field(path, f'{split}.{field}', rows, kinds.get(field, 'fixed'))
+    return specs
 
 
 def write_field(path, name, rows, kind):
@@ -109,12 +117,19 @@ def write_atomically(file, content):
     A process that has the old file open keeps the old content.
     """
     temporary = file.with_name(f'{file.name}.tmp')
+    temporary.unlink(missing_ok=True)           # it may be a link to another file
     try:
-        temporary.write_bytes(content)
+        with open(temporary, 'xb') as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sha256 = file_hash(temporary)
+        if sha256 != hashlib.sha256(content).hexdigest():
+            raise OSError(f'{temporary} does not read back as it was written')
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    return file_hash(file)
+    return sha256
 
 
 def file_hash(file, algorithm='sha256'):

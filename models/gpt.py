@@ -25,6 +25,7 @@ class Config:
     n_head: int = 3                 # attention heads, each n_embd // n_head wide, rounded down to even
     n_embd: int = 192               # width of the residual stream
     dropout: float = 0.0            # dropout rate of the embedding and of what each block adds
+    output_dropout: float = 0.0     # dropout rate of what the head reads
     pos: Literal['rope', 'sinusoidal', 'learned', 'none'] = 'rope'  # positional encoding
     flash: Literal['auto', True, False] = 'auto'    # use scaled_dot_product_attention; auto: only on CUDA
     tie: bool = False               # one matrix for the embedding and the head
@@ -190,7 +191,7 @@ class Model(nn.Module):
         x = self.drop(norm(x))
         for block, block_cache in zip(self.blocks, caches):
             x = block(x, rope, block_cache)
-        return norm(x)
+        return F.dropout(norm(x), self.config.output_dropout, self.training)
 
     def logits(self, tokens, kv_cache=None):
         """Return next-token logits at every position: (B, T) ids -> (B, T, vocab_size), float32.
@@ -245,8 +246,9 @@ def check(config):
         problems.append('tie needs a plain softmax, n_frequent=0')
     if n and config.n_embd < 16:        # the last cluster reads n_embd / 16 features
         problems.append(f'n_frequent needs n_embd of at least 16, got {config.n_embd}')
-    if not 0 <= config.dropout < 1:
-        problems.append(f'dropout must be in [0, 1), got {config.dropout}')
+    for name in ('dropout', 'output_dropout'):
+        if not 0 <= getattr(config, name) < 1:
+            problems.append(f'{name} must be in [0, 1), got {getattr(config, name)}')
     if config.n_embd < 4 * config.n_head:       # QK norm of 2 numbers is always (1, -1) or (-1, 1)
         problems.append(f'n_embd {config.n_embd} leaves {config.n_head} heads fewer than 4 numbers each')
     if problems:

@@ -263,7 +263,7 @@ def test_the_size_of_a_head_is_even(n_embd, n_head, head_size):
 
 @pytest.mark.parametrize('field, value', [
     ('vocab_size', 0), ('block_size', 0), ('n_layer', 0), ('n_head', 0), ('n_embd', 7), ('dropout', 1.0),
-    ('dropout', -0.1), ('dropout', 1.0)])
+    ('dropout', -0.1), ('output_dropout', 1.0)])
 def test_an_impossible_field_raises_an_error_that_names_it_and_its_value(field, value):
     with pytest.raises(ValueError, match=rf'\b{field}\b.* {value}'):
         Config(**SMALL | {field: value})
@@ -273,6 +273,18 @@ def test_all_problems_are_reported_at_once_a_line_each():
     with pytest.raises(ValueError) as error:
         Config(n_layer=0, dropout=2.0, n_embd=4)
     assert [line.split()[0] for line in str(error.value).split('\n')] == ['n_layer', 'dropout', 'n_embd']
+
+
+@torch.no_grad()
+def test_output_dropout_leaves_out_features_of_the_head_in_training_only():
+    model = make(output_dropout=0.5)
+    tokens = torch.randint(13, (8, 16))
+    whole = model.features(tokens)
+    assert torch.equal(whole, make().features(tokens))
+    dropped = model.train().features(tokens)
+    kept = dropped != 0
+    assert torch.allclose(dropped[kept], 2 * whole[kept])
+    assert 0.4 < kept.float().mean() < 0.6
 
 
 # --- generation

@@ -71,19 +71,22 @@ def test_a_resumed_run_has_the_options_with_which_it_was_last_resumed(tmp_path):
     assert (run['steps'], run['seconds'], summarize(run)['best']) == (30, 50.0, 1.5)
 
 
-@pytest.mark.parametrize('damage, message', [
-    (lambda log: b'', 'is empty'),
-    (lambda log: log[:-9], 'log.jsonl:5 is cut'),
-    (lambda log: b'7\n', ':1 is cut or damaged'),
-    (lambda log: b'{"\xff": 1}\n', ':1 is cut or damaged'),
-])
-def test_a_damaged_log_is_an_error_of_one_line_that_names_the_place(tmp_path, damage, message):
-    write_log(tmp_path / 'a', [2, 1])
+@pytest.mark.parametrize('line', [b'{"event": "tra', b'7', b'[]', b'{"\xff": 1}'])
+def test_a_damaged_line_of_a_log_is_left_out_and_named(tmp_path, capsys, line):
+    whole = write_log(tmp_path / 'a', [2, 1])
     log = tmp_path / 'a' / 'log.jsonl'
-    log.write_bytes(damage(log.read_bytes()))
-    with pytest.raises(UserError, match=message) as caught:
+    first, *others = log.read_bytes().splitlines(True)
+    log.write_bytes(b''.join([first, line + b'\n', *others]))
+    assert read_run(tmp_path / 'a') == whole
+    assert capsys.readouterr().err == f'WARNING: {log}:2 is damaged and left out\n'
+
+
+def test_an_empty_log_is_an_error(tmp_path):
+    write_log(tmp_path / 'a', [2, 1])
+    (tmp_path / 'a' / 'log.jsonl').write_bytes(b'')
+    with pytest.raises(UserError, match='is empty') as caught:
         read_run(tmp_path / 'a')
-    assert '\n' not in str(caught.value) and caught.value.code == 3
+    assert caught.value.code == 3
 
 
 def test_a_folder_without_a_log_is_not_a_run(tmp_path):
