@@ -1,11 +1,12 @@
 """Faults of an adversary, or of bad luck twice: a stranger's run folder, a second fault during recovery."""
-import json, os, re, shutil, signal, sys, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT, TINY, events, losses, until
+import data
+from conftest import losses, until
 from core import errors, state
 from core.checkpoint import load_checkpoint, save_checkpoint
 from core.errors import UserError
@@ -80,7 +81,7 @@ def test_a_command_from_a_checkpoint_is_quoted(launch, argv, tmp_path):
 
 
 @pytest.mark.parametrize('name, value', [('batch_size', '8'), ('schedule', 'x'), ('dtype', 'load')])
-def test_an_option_of_a_checkpoint_is_checked_like_one_that_is_given(launch, half, argv, name, value):
+def test_an_option_of_a_checkpoint_is_checked_like_one_that_is_given(launch, half, name, value):
     folder = half('a')
     edit(folder / 'last.pt', lambda state: state['keys'].update({name: value}))
     code, text = launch('train.py', f'--out_dir={folder}')
@@ -133,7 +134,7 @@ def test_a_state_of_another_shape_or_name_is_an_error():
     net, adamw = trained_gpt([])
     states = state.optimizer_states(net, [adamw])
     states['head.weight'] = states['head.weight'] | {'exp_avg': torch.zeros(3)}
-    with pytest.raises(UserError, match=r'exp_avg of head.weight: the model has \(16, 16\), the checkpoint \(3,\)'):
+    with pytest.raises(UserError, match=r'exp_avg of head.weight: .* \(16, 16\), the checkpoint \(3,\)'):
         state.load_optimizer_states(net, [adamw], states, {})
     states['nose.weight'] = states.pop('head.weight')
     with pytest.raises(UserError, match='head.weight: missing in') as caught:
@@ -142,7 +143,8 @@ def test_a_state_of_another_shape_or_name_is_an_error():
 
 
 @pytest.mark.parametrize('more', [[], ['--optimizer=muon', '--relative_lr=True']])
-def test_states_of_an_earlier_revision_which_have_no_names_are_resumed_exactly(launch, argv, half, tmp_path, more):
+def test_states_of_an_earlier_revision_which_have_no_names_are_resumed_exactly(
+        launch, argv, half, tmp_path, more):
     assert launch('train.py', *argv('whole'), *more)[0] == 0
     folder = half('a', *more)
 
@@ -268,7 +270,8 @@ def test_a_folder_that_holds_other_runs_is_not_moved_aside(launch, argv, tmp_pat
 
 @pytest.mark.parametrize('environment, expected', [
     ({'WORLD_SIZE': '2'}, 0), ({'RANK': '0'}, 2), ({'RANK': 'abc', 'WORLD_SIZE': '2'}, 2),
-    ({'RANK': '', 'WORLD_SIZE': '1'}, 2), ({'RANK': '0', 'WORLD_SIZE': '0'}, 2), ({'RANK': '5', 'WORLD_SIZE': '2'}, 2)])
+    ({'RANK': '', 'WORLD_SIZE': '1'}, 2), ({'RANK': '0', 'WORLD_SIZE': '0'}, 2),
+    ({'RANK': '5', 'WORLD_SIZE': '2'}, 2)])
 def test_left_over_variables_of_torchrun_are_ignored_or_an_error(launch, argv, tmp_path, environment, expected):
     code, text = launch('train.py', *argv('a'), env=environment)
     assert code == expected and 'Traceback' not in text, text
@@ -319,10 +322,8 @@ def test_a_path_that_cannot_be_is_an_error_in_words(launch, argv, out_dir):
     assert code in (2, 4) and 'Traceback' not in text, text
 
 
-def test_the_time_of_two_preparations_is_not_the_same(tmp_path):
+def test_a_data_set_is_written_under_the_lock_of_a_data_set(tmp_path):
     """One that writes a data set has its lock, so that two never mix their files."""
-    import data
-    import threading
     path = tmp_path / 'toy'
     path.mkdir()
     with lock(path, wait=False, name='.saving'):
