@@ -99,6 +99,9 @@ def verify_zip(path):
     """Raise ValueError unless a checkpoint, which is a zip archive, has the bytes that were written."""
     try:
         with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:      # torch compresses nothing: it may be huge
+                    raise ValueError(f'{member.filename} is compressed')
             damaged = archive.testzip()                     # compares the checksum of every member
             if damaged:
                 raise ValueError(f'{damaged} is damaged')

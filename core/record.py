@@ -177,7 +177,7 @@ def varying_names(runs):
 # --- the files of a run
 
 def append_line(log, line):
-    """Append a line to a log.jsonl. If the line before has no end, because the disk was full, end it first."""
+    """Append a line to a log.jsonl; first end the line before, if the disk was full in the middle of it."""
     with open(log, 'ab+') as file:
         end = b''
         if file.tell():                 # the file is not empty
@@ -190,8 +190,8 @@ def append_line(log, line):
 def tidy(folder, resumed):
     """Remove what a killed process left in a run folder; `resumed`: the checkpoint that was taken, or ''.
 
-    If that is the one before last.pt, it takes the place of last.pt, which is damaged. The next save would
-    else keep the damaged one and drop the whole one, before another stands.
+    If that is the one before last.pt, it takes the place of last.pt, which is damaged. Else the next save
+    would keep the damaged one and drop the whole one before another stands.
     """
     folder = Path(folder)
     if Path(resumed).name == 'last.pt.previous':

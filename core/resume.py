@@ -157,8 +157,8 @@ def check_data(checkpoint, meta, options):
         if meta['tokenizer']:
             tokenizers.load(meta['tokenizer']).decode([info['vocab_size'] - 1])
     except (LookupError, ValueError):
-        raise UserError(f'the tokenizer of {dataset} does not fit its {info.get("vocab_size")} ids: prepare it again',
-                        code=3)
+        ids = info.get('vocab_size')
+        raise UserError(f'the tokenizer of {dataset} does not fit its {ids} ids: prepare it again', code=3)
     if options['target'] and 'val' not in meta['splits']:
         problems.append(f'target is a value on val, which {dataset} does not have')
     if options['eval_only'] and options['eval_split'] not in meta['splits']:

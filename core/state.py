@@ -155,8 +155,8 @@ def load_optimizer_states(net, optimizers, states, scales):
 def check_names_and_shapes(weights, states):
     """Raise UserError unless `states`, {name: {key: tensor}}, fit `weights`, {name: tensor}.
 
-    An optimizer's step does not check shapes: it would write beyond the end of a shorter tensor. A number, such
-    as the count of steps, fits any weight.
+    An optimizer's step does not check shapes: it would write beyond the end of a shorter tensor. A number,
+    such as the count of steps, fits any weight.
     """
     problems = []
     for name in sorted(weights.keys() ^ states.keys()):

@@ -101,7 +101,10 @@ def mirror_sums(mirror):
     """Return the lines of a mirror's SHA256SUMS, 'hash  data set/file'."""
     try:
         if '://' in mirror:
-            return requests.get(f'{mirror}/SHA256SUMS', timeout=TIMEOUT).text.splitlines()
+            headers = {'Accept-Encoding': 'identity'}
+            with requests.get(f'{mirror}/SHA256SUMS', headers=headers, stream=True, timeout=TIMEOUT) as reply:
+                reply.raise_for_status()
+                return reply.raw.read(2**24).decode('utf-8', 'replace').splitlines()
         return Path(mirror, 'SHA256SUMS').read_text(encoding='utf-8', errors='replace').splitlines()
     except (OSError, ValueError):
         return []
@@ -121,6 +124,8 @@ def download(place, part, has_hash):
     keeps what has arrived.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
+    if part.is_symlink():               # to write to it would change another file
+        part.unlink()
     if '://' not in place:
         shutil.copyfile(place, part)
         return False

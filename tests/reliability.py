@@ -79,7 +79,7 @@ FAULTS = {      # parts of the names of the tests that inject each fault
          'too_large_for_memory', 'cannot_be_read_is_named_with_the_place', 'alphabet_of_thousands'],
     'a run folder from elsewhere: its data, options, commands and links':
         ['a_checkpoint_does_not_decide', 'a_command_from_a_checkpoint', 'an_option_of_a_checkpoint',
-         'that_are_links_are_not_followed'],
+         'that_are_links_are_not_followed', 'a_compressed_checkpoint'],
     'states of an optimizer of other names, shapes or order':
         ['in_a_model_whose_lines_have_moved', 'a_state_of_another_shape', 'of_an_earlier_revision_which'],
     'a second fault: the best or the last checkpoint damaged, then a kill; a line of the log cut':
@@ -89,8 +89,8 @@ FAULTS = {      # parts of the names of the tests that inject each fault
         ['a_missed_target', 'other_characters_of_equal', 'a_tokenizer_that_does_not_fit', 'files_of_others',
          'holds_other_runs', 'under_the_lock_of_a_data_set'],
     'variables of torchrun left over; processes of two revisions, or one that hangs; no standard output':
-        ['left_over_variables', 'of_different_revisions', 'that_waits_for_another', 'a_closed_standard_output',
-         'a_path_that_cannot_be_is'],
+        ['left_over_variables', 'of_different_revisions', 'that_waits_for_another',
+         'a_closed_standard_output', 'a_path_that_cannot_be_is'],
     'a large text: preparation interrupted': ['interruption_the_same_command', 'interruption_while_hashing',
                                               'torn_record'],
     'weights for other tokens, classes or options':

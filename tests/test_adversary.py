@@ -1,5 +1,5 @@
 """Faults of an adversary, or of bad luck twice: a stranger's run folder, a second fault during recovery."""
-import json, os, signal, sys, threading, time
+import json, os, signal, sys, threading, time, zipfile
 from pathlib import Path
 
 import pytest
@@ -86,6 +86,17 @@ def test_an_option_of_a_checkpoint_is_checked_like_one_that_is_given(launch, hal
     edit(folder / 'last.pt', lambda state: state['keys'].update({name: value}))
     code, text = launch('train.py', f'--out_dir={folder}')
     assert code == 2 and f'{name}: expected' in text and 'Traceback' not in text, text
+
+
+def test_a_compressed_checkpoint_which_may_be_huge_is_an_error(tmp_path):
+    plain = tmp_path / 'plain.pt'
+    save_checkpoint(plain, {'format': 1, 'zeros': torch.zeros(10**6)})
+    packed = tmp_path / 'x.pt'
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(UserError, match='is compressed'):
+        load_checkpoint(packed)
 
 
 def test_files_of_a_run_folder_that_are_links_are_not_followed(launch, argv, half, tmp_path):
@@ -272,7 +283,8 @@ def test_a_folder_that_holds_other_runs_is_not_moved_aside(launch, argv, tmp_pat
     ({'WORLD_SIZE': '2'}, 0), ({'RANK': '0'}, 2), ({'RANK': 'abc', 'WORLD_SIZE': '2'}, 2),
     ({'RANK': '', 'WORLD_SIZE': '1'}, 2), ({'RANK': '0', 'WORLD_SIZE': '0'}, 2),
     ({'RANK': '5', 'WORLD_SIZE': '2'}, 2)])
-def test_left_over_variables_of_torchrun_are_ignored_or_an_error(launch, argv, tmp_path, environment, expected):
+def test_left_over_variables_of_torchrun_are_ignored_or_an_error(
+        launch, argv, tmp_path, environment, expected):
     code, text = launch('train.py', *argv('a'), env=environment)
     assert code == expected and 'Traceback' not in text, text
     if expected == 0:
