@@ -49,6 +49,8 @@ class Option:
                 value = evaluate(ast.parse(value.strip(), mode='eval').body)
             except PARSE_ERRORS:
                 pass        # it stays a string, which is an error below
+        if type(value) in (int, float) and abs(value) > 2**53:      # beyond, a float is no exact number
+            raise ValueError(f'{self.name}: expected at most 2**53, got {value:.3g}')
         if '\0' in str(value):
             raise ValueError(f'{self.name}: expected no NUL character, got {value!r}')
         if type(value) is expected:

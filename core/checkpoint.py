@@ -24,7 +24,8 @@ from data import pretrained
 
 FORMAT = 1
 PRETRAINED = 't5', 'gpt2'   # models with a from_pretrained, by their name in Hugging Face's config.json
-REQUIRED = {'model': dict, 'keys': dict, 'config': dict, 'step': int}   # every checkpoint has these
+REQUIRED = {'model': dict, 'keys': dict, 'config': dict, 'info': dict, 'data': dict, 'best': dict,
+            'step': int, 'seconds': float, 'done': bool}        # every checkpoint has these
 
 
 def load(path, device='cpu'):
@@ -63,6 +64,10 @@ def load_checkpoint(path):
             for key, place in ('model', state['keys']), ('tokenizer', state):
                 if key not in place:
                     raise ValueError(f'{key} is missing')
+            if not (state['step'] >= 0 and state['seconds'] >= 0):      # false for NaN
+                raise ValueError(f'step {state["step"]} after {state["seconds"]} seconds')
+            if not all(isinstance(weight, torch.Tensor) for weight in state['model'].values()):
+                raise ValueError('model has more than tensors')
     except Exception as error:          # damage can show itself as any exception
         if getattr(error, 'errno', None) in DISK_ERRORS or out_of_memory(error):
             raise                       # the file may be whole

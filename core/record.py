@@ -69,7 +69,7 @@ def read_log(folder):
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-        except ValueError:          # it is not JSON, or not even UTF-8
+        except (ValueError, RecursionError):        # it is not JSON, or not even UTF-8
             line = None
         if isinstance(line, dict):
             lines.append(line)
@@ -217,5 +217,5 @@ def logged_step(line):
     """Return the step of a line of log.jsonl; infinity if the line is damaged."""
     try:
         return float(json.loads(line).get('step', 0)) if line.endswith('\n') else math.inf
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         return math.inf

@@ -104,7 +104,7 @@ def open_offsets(path, name, spec):
     store.check_file(file, store.offsets_bytes(spec))
     offsets = np.fromfile(file, '<i8')
     end = spec['shape'][0]
-    falling = np.any(np.diff(offsets) < 0)
+    falling = np.any(offsets[1:] < offsets[:-1])        # a difference may overflow
     if offsets[0] != 0 or offsets[-1] != end or falling:
         raise store.damaged(file, f'a rise from 0 to {end}', offsets)
     return offsets

@@ -202,10 +202,12 @@ def check_spec(name, spec):
     missing = keys - spec.keys()
     if missing:
         raise ValueError(f'{name} is without {", ".join(sorted(missing))}')
-    whole = all(isinstance(n, int) for n in [*spec['shape'], spec.get('rows', 0)])
+    whole = all(isinstance(n, int) and n >= 0 for n in [*spec['shape'], spec.get('rows', 0)])
+    hashed = isinstance(spec['sha256'], str) and isinstance(spec.get('offsets_sha256', ''), str)
     flat = spec['kind'] == 'fixed' or len(spec['shape']) == 1
-    if not (spec['kind'] in KINDS and spec['dtype'] in DTYPES and whole and flat):
-        raise ValueError(f'{name} has an unknown kind, dtype or shape')
+    if not (spec['kind'] in KINDS and spec['dtype'] in DTYPES and whole and flat
+            and hashed):
+        raise ValueError(f'{name} has an unknown kind, dtype, shape or hash')
 
 
 def array_bytes(spec):

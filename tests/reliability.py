@@ -79,7 +79,8 @@ FAULTS = {      # parts of the names of the tests that inject each fault
          'too_large_for_memory', 'cannot_be_read_is_named_with_the_place', 'alphabet_of_thousands'],
     'a run folder from elsewhere: its data, options, commands and links':
         ['a_checkpoint_does_not_decide', 'a_command_from_a_checkpoint', 'an_option_of_a_checkpoint',
-         'that_are_links_are_not_followed', 'a_compressed_checkpoint'],
+         'that_are_links_are_not_followed', 'a_compressed_checkpoint', 'with_odd_values', 'an_odd_line',
+         'a_number_that_is_too_large'],
     'states of an optimizer of other names, shapes or order':
         ['in_a_model_whose_lines_have_moved', 'a_state_of_another_shape', 'of_an_earlier_revision_which'],
     'a second fault: the best or the last checkpoint damaged, then a kill; a line of the log cut':

@@ -72,6 +72,31 @@ def test_a_checkpoint_does_not_decide_that_a_preparation_runs(launch, argv, tmp_
     assert not touched.exists()
 
 
+@pytest.mark.parametrize('change', [
+    {'step': -5}, {'seconds': float('nan')}, {'best': None}, {'model': {'w': 1}}, {'keys': {'model': 'nope'}}])
+def test_a_checkpoint_with_odd_values_gives_way_to_the_one_before_or_is_an_error(launch, half, change):
+    folder = half('a')
+    checkpoint = load_checkpoint(folder / 'last.pt')
+    save_checkpoint(folder / 'last.pt', checkpoint | change)
+    code, text = launch('train.py', f'--out_dir={folder}')
+    assert 'Traceback' not in text, text
+    assert code == 0 and 'last.pt.previous at step 10' in text or code == 2 and "model 'nope'" in text, text
+
+
+@pytest.mark.parametrize('line', ['{"step": ' + '9' * 400 + '}', '[' * 100_000])
+def test_an_odd_line_of_the_log_does_not_stop_a_resume(launch, argv, half, line):
+    folder = half('a')
+    append_line(folder / 'log.jsonl', line)
+    code, text = launch('train.py', *argv('a'))
+    assert code == 0 and len(losses(folder)) == 20, text
+
+
+@pytest.mark.parametrize('option', ['--max_iters=1e308', '--epochs=1e308', '--n_embd=10**30'])
+def test_a_number_that_is_too_large_is_an_error_in_words(launch, argv, option):
+    code, text = launch('train.py', *argv('a'), option)
+    assert code == 2 and 'expected' in text and 'Traceback' not in text, text
+
+
 def test_a_command_from_a_checkpoint_is_quoted(launch, argv, tmp_path):
     assert launch('train.py', *argv('a'))[0] == 0
     name = str(tmp_path / 'x; echo owned #')

@@ -292,7 +292,8 @@ def small(path, **changes):
     """Save a checkpoint of two kilobytes."""
     state = {'format': FORMAT, 'model': {'w': torch.tensor([1.0, -2.5])}, 'ema': {'w': torch.ones(1)},
              'optimizers': {'w': {'step': torch.tensor(7.0), 'exp_avg': torch.zeros(2)}}, 'lr_scales': {},
-             'step': 7, 'keys': {'model': 'gpt'}, 'config': {'n_layer': 1}, 'tokenizer': None, 'done': False}
+             'step': 7, 'keys': {'model': 'gpt'}, 'config': {'n_layer': 1}, 'tokenizer': None, 'done': False,
+             'info': {}, 'data': {}, 'best': {}, 'seconds': 1.0}
     save_checkpoint(path, state | changes)
     return state | changes
 
