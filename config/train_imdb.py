@@ -2,7 +2,7 @@
 
     python train.py config/train_imdb.py
 
-Not run yet.
+89.5 % of the test reviews (results/imdb.md).
 """
 dataset = 'imdb'
 
