@@ -172,21 +172,6 @@ def read_train(argv):
     return read(ROOT / 'train.py', argv, ROOT / 'config' / 'train_stdlib.py', also=[augment])
 
 
-def check_saved(values, model):
-    """Raise UserError unless `values`, the options and Config fields that a checkpoint has, are legal."""
-    if model not in model_names():
-        known = ', '.join(model_names())
-        raise UserError(f'the checkpoint has the model {model!r}; there are {known}')
-    options = parse_options(ROOT / 'train.py') | parse_options(ROOT / 'data' / 'augment.py', 'Augment')
-    options |= parse_options(ROOT / 'models' / f'{model}.py', 'Config')
-    problems = []
-    for name in values.keys() & options.keys():
-        with errors.collect(problems):
-            options[name].convert(values[name])
-    if problems:
-        raise UserError('the checkpoint has values that no run has:', *sorted(problems))
-
-
 def converted(name, value, where, options):
     """Return the value given for an option, in its type. Raises ValueError."""
     if name not in options:

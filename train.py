@@ -296,7 +296,7 @@ if __name__ == '__main__':
             metrics = evaluate_split(net, 'val')
             if metrics:                                 # else a signal came
                 report_and_keep(metrics)
-        elif state.step == max_iters:                   # without val the last weights are the best
+        elif state.step >= max_iters:                   # without val the last weights are the best
             best = {'name': net.monitor[0], 'value': None, 'step': state.step}
             if save('best.pt', best=best, ema={}, optimizers={}):
                 state.record(best)

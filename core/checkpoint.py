@@ -187,7 +187,9 @@ def build_model(checkpoint, device='cpu'):
     Raises UserError if the code and the checkpoint do not fit each other.
     """
     name = checkpoint['keys']['model']
-    configurator.check_saved(checkpoint['config'], name)
+    if name not in configurator.model_names():
+        known = ', '.join(configurator.model_names())
+        raise UserError(f'the checkpoint has the model {name!r}; there are {known}')
     module = import_module(f'models.{name}')
     try:
         config = module.Config(**checkpoint['config'])

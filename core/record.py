@@ -15,11 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from statistics import median
 
-import configurator
-from configurator import ROOT
 from core.migration import migrate
 from core.errors import UserError
-from core.resume import COMMAND, MODES
+from core.resume import COMMAND, MODES, train_options
 
 
 # --- a run
@@ -80,9 +78,7 @@ def read_log(folder):
 
 def default_options():
     """Return {name: default} of all options of train.py: the log of an older run lacks the newer ones."""
-    options = configurator.parse_options(ROOT / 'train.py')
-    options |= configurator.parse_options(ROOT / 'data' / 'augment.py', 'Augment')
-    return {name: option.default for name, option in options.items()}
+    return {name: option.default for name, option in train_options().items()}
 
 
 def belongs_to_run(name, value):

@@ -4,7 +4,8 @@ from importlib import import_module
 
 import configurator
 import data
-from core import machine, transfer
+from configurator import ROOT
+from core import errors, machine, transfer
 from core.checkpoint import find_checkpoint, load_checkpoint
 from core.errors import UserError
 from core.facts import TAKEN, command, quote
@@ -29,7 +30,7 @@ def merge(settings, checkpoint, path, mode):
     options = settings.options
     fields = settings.fields
     saved = checkpoint['keys'] | checkpoint['config']
-    configurator.check_saved(saved, saved['model'])
+    check_saved(saved)
     now = options | fields
     given = {}
     for name, where in settings.given.items():
@@ -41,7 +42,7 @@ def merge(settings, checkpoint, path, mode):
     # 1. What decides on shapes and rows may not change. The place of the data may: their hashes are compared.
     moved = 'dataset' in given and has_hashes(options['dataset'], checkpoint)
     changes = {}
-    errors = []
+    problems = []
     for name, where in given.items():
         if now[name] == saved.get(name):
             continue
@@ -49,14 +50,14 @@ def merge(settings, checkpoint, path, mode):
         decides_on_shapes = name in fields and not isinstance(fields[name], float)      # dropout does not
         fixed = name in FIXED and not (moved and name in ('dataset', 'prepare'))
         if (fixed or decides_on_shapes) and not options['eval_only']:
-            errors.append(changes[name])
+            problems.append(changes[name])
     if mode not in MODES and not options['eval_only'] and mode != saved['init_from']:
-        errors.append(f'init_from: {saved["init_from"]!r} there, {mode!r} given')
-    if errors:
+        problems.append(f'init_from: {saved["init_from"]!r} there, {mode!r} given')
+    if problems:
         ways_out = [f'to keep both: {command(out_dir=options["out_dir"] + "_2")}']
         if mode in MODES and saved['init_from'] in MODES:       # scratch would lose the weights that it names
             ways_out.insert(0, f'to start again, that run moved aside: {command(init_from="scratch")}')
-        raise UserError(f'{path} is of another run:', *sorted(errors), *ways_out)
+        raise UserError(f'{path} is of another run:', *sorted(problems), *ways_out)
 
     # 2. What depends on the machine is decided again if the device is missing here, or if asked ('auto').
     elsewhere = saved.get('device', 'cpu').split(':')[0] not in machine.devices()
@@ -86,6 +87,27 @@ def merge(settings, checkpoint, path, mode):
     if elsewhere:
         lines.append(f'{saved["device"]} is not here')
     return lines, limit
+
+
+def train_options():
+    """Return {name: Option} of train.py without those of a model."""
+    options = configurator.parse_options(ROOT / 'train.py')
+    return options | configurator.parse_options(ROOT / 'data' / 'augment.py', 'Augment')
+
+
+def check_saved(saved):
+    """Raise UserError unless the options and Config fields that a checkpoint has are legal."""
+    model = saved['model']
+    if model not in configurator.model_names():
+        known = ', '.join(configurator.model_names())
+        raise UserError(f'the checkpoint has the model {model!r}; there are {known}')
+    options = train_options() | configurator.parse_options(ROOT / 'models' / f'{model}.py', 'Config')
+    problems = []
+    for name in saved.keys() & options.keys():
+        with errors.collect(problems):
+            options[name].convert(saved[name])
+    if problems:
+        raise UserError('the checkpoint has values that no run has:', *sorted(problems))
 
 
 def taken(settings, checkpoint):

@@ -223,7 +223,8 @@ class Run:
             return True
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).split('\n')[0]
-            self.print(f'WARNING: {self.path / name} could not be saved ({reason}); the old one is intact')
+            kept = '; the old one is intact' if (self.path / name).exists() else ''
+            self.print(f'WARNING: {self.path / name} could not be saved ({reason}){kept}')
             return False
 
     def final_line(self, best, step, seconds=None):

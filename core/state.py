@@ -24,7 +24,7 @@ class State:
     def evaluation_due(self, eval_interval, max_iters):
         """Return whether the weights as they are should be evaluated and have not been."""
         at_interval = self.step % eval_interval == 0
-        at_end = self.step == max_iters
+        at_end = self.step >= max_iters         # it may be lowered after the run has come further
         return self.step > self.evaluated and (at_interval or at_end)
 
     def out_of_patience(self, patience):
@@ -72,7 +72,7 @@ class State:
 
     def reaches(self, target, monitor):
         """Return whether the best evaluation is at least as good as `target`."""
-        if not self.best:
+        if self.best.get('value') is None:      # never evaluated, or its file was lost
             return False
         if monitor[1] == 'min':
             return self.best['value'] <= target

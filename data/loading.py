@@ -9,7 +9,8 @@ from data import store
 from data.augment import check_images
 from data.readers import Fixed, Ragged, Stream
 
-RESIDENT = 2e9          # bytes; a larger data set is memory-mapped
+RESIDENT = 2e9                      # bytes; a larger data set is memory-mapped
+MEMORY_INFO = '/proc/meminfo'       # Linux
 
 
 def load_split(name, split, fields, block_size=0, device='cpu', pad_to=1, augment=None):
@@ -113,7 +114,7 @@ def open_offsets(path, name, spec):
 def to_tensors(arrays, device):
     """Return whether the arrays fit on the device, and {field: tensor}: there, else memory-mapped."""
     size = sum(array.nbytes for array in arrays.values())
-    resident = size <= min(RESIDENT, store.free_memory(device) / 4)
+    resident = size <= min(RESIDENT, free_memory(device) / 4)
     tensors = {}
     for field, array in arrays.items():
         if array.dtype in ('uint16', 'uint32'):     # torch hardly supports them: see to_int64
@@ -122,3 +123,21 @@ def to_tensors(arrays, device):
         if resident:
             tensors[field] = tensors[field].to(device, copy=True)
     return resident, tensors
+
+
+def free_memory(device):
+    """Return the free bytes of a device; infinity where the system does not tell.
+
+    On Linux this is MemAvailable, not MemFree: files in the page cache give way to an array.
+    """
+    device = torch.device(device)
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open(MEMORY_INFO, encoding='utf-8') as lines:
+            for line in lines:
+                if line.startswith('MemAvailable:'):
+                    return 1024 * int(line.split()[1])      # the file counts in units of 1024 bytes
+    except OSError:
+        pass
+    return math.inf

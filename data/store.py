@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from configurator import ROOT
 from core.errors import UserError
@@ -19,7 +18,6 @@ from core.lock import lock
 FORMAT = 1
 KINDS = 'fixed', 'stream', 'ragged'
 DTYPES = 'uint8', 'uint16', 'uint32', 'float32'
-MEMORY_INFO = '/proc/meminfo'       # Linux
 
 
 def folder(name):
@@ -239,23 +237,3 @@ def hashes(meta):
         for field, spec in fields.items():
             found[f'{split}.{field}'] = spec['sha256'] + spec.get('offsets_sha256', '')
     return found
-
-
-# --- memory
-
-def free_memory(device):
-    """Return the free bytes of a device; infinity where the system does not tell.
-
-    On Linux this is MemAvailable, not MemFree: files in the page cache give way to an array.
-    """
-    device = torch.device(device)
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open(MEMORY_INFO, encoding='utf-8') as lines:
-            for line in lines:
-                if line.startswith('MemAvailable:'):
-                    return 1024 * int(line.split()[1])      # the file counts in units of 1024 bytes
-    except OSError:
-        pass
-    return math.inf

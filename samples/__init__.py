@@ -86,6 +86,8 @@ def read_prompt(start):
         return read_text(Path(start.removeprefix('FILE:')), name)
     if start == '-':
         with name_errors(name):
+            if sys.stdin is None:
+                raise UserError(f'{name}: the standard input is closed', code=3)
             return to_text(sys.stdin.buffer.read(), name)
     return start
 

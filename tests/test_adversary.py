@@ -91,6 +91,11 @@ def test_an_odd_line_of_the_log_does_not_stop_a_resume(launch, argv, half, line)
     assert code == 0 and len(losses(folder)) == 20, text
 
 
+def test_a_run_that_is_shortened_below_its_step_is_evaluated():
+    assert state.State(step=15).evaluation_due(eval_interval=100, max_iters=12)
+    assert not state.State(step=15, evaluated=15).evaluation_due(eval_interval=100, max_iters=12)
+
+
 @pytest.mark.parametrize('option', ['--max_iters=1e308', '--epochs=1e308', '--n_embd=10**30'])
 def test_a_number_that_is_too_large_is_an_error_in_words(launch, argv, option):
     code, text = launch('train.py', *argv('a'), option)

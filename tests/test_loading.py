@@ -66,7 +66,7 @@ def test_what_is_done_to_a_batch_is_not_done_to_the_data(all_kinds, monkeypatch,
 @pytest.mark.parametrize('free, resident', [(4 * 1800, True), (4 * 1799, False)])
 def test_more_than_a_quarter_of_the_free_memory_is_mapped(tmp_path, monkeypatch, free, resident):
     data.save(str(tmp_path / 'x'), {'train': {'tokens': np.arange(900)}}, {'tokens': 'stream'})
-    monkeypatch.setattr(data.store, 'free_memory', lambda device: free)
+    monkeypatch.setattr(data.loading, 'free_memory', lambda device: free)
     assert data.load_split(str(tmp_path / 'x'), 'train', ['tokens'], 9).resident == resident
 
 

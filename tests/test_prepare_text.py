@@ -10,7 +10,7 @@ import pytest
 
 import data
 from conftest import ROOT, TINY
-from data import store, tokenizers
+from data import loading, store, tokenizers
 from mirror import prepare_real, real
 
 LINE = 'Ünïcödé, “quoted”: one line of a text.'
@@ -78,7 +78,7 @@ def test_ids_made_piece_by_piece_are_those_of_the_whole_text(script, kind, reade
 
 def no_memory():
     """Called first in a child process, in which hardly any memory is free."""
-    store.MEMORY_INFO = os.environ['MEMORY_INFO']
+    loading.MEMORY_INFO = os.environ['MEMORY_INFO']
 
 
 def test_a_text_too_large_for_memory_is_an_error_that_names_the_script_for_such_texts(launch, tmp_path):

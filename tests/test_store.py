@@ -1,4 +1,4 @@
-"""data/store.py: what is written comes back, the smallest dtype, damage found by name, free memory."""
+"""data/store.py: what is written comes back, the smallest dtype, damage found by name; free memory."""
 import json
 import math
 import os
@@ -12,7 +12,7 @@ import torch
 import data
 from conftest import TINY
 from core.errors import UserError
-from data import store
+from data import loading, store
 
 
 # --- dtypes
@@ -255,12 +255,12 @@ def test_hashes_find_a_changed_byte_that_sizes_do_not(tmp_path, file):
 def test_the_free_memory_of_linux_is_what_is_available_not_what_is_unused(tmp_path, monkeypatch):
     text = 'MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    9000 kB\nBuffers:  7 kB\n'
     (tmp_path / 'meminfo').write_text(text, encoding='utf-8')
-    monkeypatch.setattr(store, 'MEMORY_INFO', tmp_path / 'meminfo')
+    monkeypatch.setattr(loading, 'MEMORY_INFO', tmp_path / 'meminfo')
     assert data.free_memory('cpu') == data.free_memory(torch.device('cpu')) == 9000 * 1024
 
 
 def test_the_free_memory_is_unlimited_where_the_system_does_not_report_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, 'MEMORY_INFO', tmp_path / 'nothing')
+    monkeypatch.setattr(loading, 'MEMORY_INFO', tmp_path / 'nothing')
     assert data.free_memory('cpu') == math.inf
 
 
