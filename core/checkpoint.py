@@ -24,8 +24,8 @@ from data import pretrained
 
 FORMAT = 1
 PRETRAINED = 't5', 'gpt2'   # models with a from_pretrained, by their name in Hugging Face's config.json
-REQUIRED = {'model': dict, 'keys': dict, 'config': dict, 'info': dict, 'data': dict, 'best': dict,
-            'step': int, 'seconds': float, 'done': bool}        # every checkpoint has these
+MODEL_KEYS = {'model': dict, 'keys': dict, 'config': dict, 'step': int}     # what a model is built from
+RUN_KEYS = MODEL_KEYS | {'info': dict, 'data': dict, 'best': dict, 'seconds': float, 'done': bool}
 
 
 def load(path, device='cpu'):
@@ -47,10 +47,10 @@ def find_checkpoint(path):
     raise UserError(f'there is no checkpoint {path}; trained here: {trained}')
 
 
-def load_checkpoint(path):
+def load_checkpoint(path, required=MODEL_KEYS):
     """Return the checkpoint in a file, or of a pretrained model, hf:FOLDER. Its tensors are on the CPU.
 
-    Raises UserError if it is damaged, is not nanozoo's, or holds more than plain data.
+    Raises UserError if it is damaged, lacks a key that is required, or holds more than plain data.
     """
     if str(path).startswith('hf:'):
         return load_pretrained(path)
@@ -58,14 +58,14 @@ def load_checkpoint(path):
         verify_zip(path)
         state = torch.load(path, map_location='cpu', weights_only=True)
         if state['format'] == FORMAT:
-            for key, kind in REQUIRED.items():
+            for key, kind in required.items():
                 if not isinstance(state[key], kind):
                     raise ValueError(f'{key}: expected {kind.__name__}, found {type(state[key]).__name__}')
             for key, place in ('model', state['keys']), ('tokenizer', state):
                 if key not in place:
                     raise ValueError(f'{key} is missing')
-            if not (state['step'] >= 0 and state['seconds'] >= 0):      # false for NaN
-                raise ValueError(f'step {state["step"]} after {state["seconds"]} seconds')
+            if not (state['step'] >= 0 and state.get('seconds', 0) >= 0):       # false for NaN
+                raise ValueError('a negative step or time')
             if not all(isinstance(weight, torch.Tensor) for weight in state['model'].values()):
                 raise ValueError('model has more than tensors')
     except Exception as error:          # damage can show itself as any exception
@@ -167,7 +167,7 @@ def latest_checkpoint(out_dir):
         if not path.exists():
             continue
         try:
-            state = load_checkpoint(path)
+            state = load_checkpoint(path, RUN_KEYS)
         except UserError as error:
             damage.append(str(error))
             continue

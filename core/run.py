@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from core import transfer
-from core.checkpoint import find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from core.checkpoint import RUN_KEYS, find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from core.errors import UserError
 from core.facts import command, duration, quote, to_json
 from core.lock import lock
@@ -58,7 +58,7 @@ class Run:
             self.weights = initial_weights(self.mode, settings)
         elif self.eval_only:
             path = find_checkpoint(self.path if self.mode in MODES else self.mode)
-            self.checkpoint = load_checkpoint(path)
+            self.checkpoint = load_checkpoint(path, RUN_KEYS)
         elif self.mode != 'scratch':
             self.mtime = self.last_mtime()
             self.checkpoint, path = latest_checkpoint(self.path)
