@@ -64,8 +64,8 @@ def load_checkpoint(path, required=MODEL_KEYS):
             for key, place in ('model', state['keys']), ('tokenizer', state):
                 if key not in place:
                     raise ValueError(f'{key} is missing')
-            if not (state['step'] >= 0 and state.get('seconds', 0) >= 0):       # false for NaN
-                raise ValueError('a negative step or time')
+            if not (state['step'] >= 0 and state.get('seconds', 0) < float('inf')):     # false for NaN
+                raise ValueError('step or seconds cannot be')
             if not all(isinstance(weight, torch.Tensor) for weight in state['model'].values()):
                 raise ValueError('model has more than tensors')
     except Exception as error:          # damage can show itself as any exception

@@ -35,7 +35,8 @@ def launched(monkeypatch):
         if learning_rate > 1:
             return 6
         write_log(folder, [4, learning_rate + seed], seed=seed)
-        state = {'format': FORMAT, 'model': {}, 'step': 20, 'done': True, 'tokenizer': None,
+        state = {'format': FORMAT, 'model': {}, 'step': 20, 'done': True, 'info': {}, 'data': {}, 'best': {},
+                 'seconds': 1.0, 'tokenizer': None,
                  'keys': settings.options | {'device': 'cpu'}, 'config': settings.fields}
         save_checkpoint(folder / 'last.pt', state)
         return 0
