@@ -73,8 +73,9 @@ def merge(settings, checkpoint, path, mode):
     folder = data.folder(options['dataset'])
     # A checkpoint may come from elsewhere: it does not decide that a prepare.py runs, and with what options.
     if not (folder / 'meta.json').exists():
+        with_options = f', with the options {options["prepare"]!r}' if options['prepare'] else ''
         raise UserError(f'{path} was trained on {folder}, which is not there',
-                        f'to prepare it: python {quote(folder / "prepare.py")} {options["prepare"]}'.rstrip(),
+                        f'to prepare it: python {quote(folder / "prepare.py")}{with_options}',
                         f'if it was moved: {command(dataset="FOLDER")}', code=3)
 
     # 4. With the same length the run ends at the same step. With another one max_minutes count from here.
