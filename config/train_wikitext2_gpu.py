@@ -1,4 +1,4 @@
-"""A word-level GPT on WikiText-2 55 M parameters of which 17 M embed 33,278 words, for one GPU.
+"""A word-level GPT on WikiText-2, 55 M parameters of which 17 M embed 33,278 words, for one GPU.
 
 Not run yet: no GPU was available.
 """
