@@ -40,12 +40,12 @@ import samples
 from core import errors, machine, processes
 from core.checkpoint import build_model, evaluated_weights, load_checkpoint, load_weights, model_config
 from core.errors import UserError
-from core.facts import command, format_metrics, metrics_of, peak_memory, versions
+from core.facts import code_hash, command, format_metrics, metrics_of, peak_memory
 from core.limit import TimeLimit
 from core.optim import lr_factor, make_optimizers, swap, update_ema, warmup_steps
 from core.resume import check_data
 from core.run import Run
-from core.state import State, copies, describe, live_weights, pack, saved_buffers, unpack
+from core.state import State, copies, describe, is_whole, live_weights, pack, saved_buffers, unpack
 from data.augment import Augment
 
 # --- the run
@@ -84,7 +84,7 @@ max_minutes = 0.0       # wall clock in which the run ends: lowers max_iters to 
 weight_decay = 0.1      # of linear and convolution layers
 beta1 = 0.9             # decay of AdamW's first moment
 beta2 = 0.99            # decay of AdamW's second moment
-epsilon = 1e-8          # AdamW adds it to the second moment's root: a larger one slows small gradients
+epsilon = 1e-8          # added to the root of AdamW's second moment; larger: small gradients move less
 momentum = 0.95         # of SGD and Muon, Nesterov's
 grad_clip = 1.0         # largest norm of the gradient; 0: no clipping
 ema = 0.0               # decay of an exponential moving average of the weights, which is evaluated; 0: none
@@ -219,8 +219,8 @@ if __name__ == '__main__':
     options['threads'] = torch.get_num_threads()
     if 'RANK' in os.environ:
         device = processes.join(device)
-        agreed = options | dataclasses.asdict(config) | data.hashes(meta) | versions()
-        processes.check_agreement(agreed | {'checkpoint': run.first_step})
+        agreed = options | dataclasses.asdict(config) | data.hashes(meta)
+        processes.check_agreement(agreed | {'checkpoint': run.first_step, 'code': code_hash()})
     autocast = torch.autocast(torch.device(device).type, getattr(torch, dtype), enabled=dtype != 'float32')
 
     # --- 3. The data, the model, its optimizers.
@@ -412,13 +412,12 @@ if __name__ == '__main__':
         run.print(f'to go on: {command(init_from="auto")}')
         processes.leave(128 + stopped)
     if state.best:
-        try:
-            best_net = build_model(load_checkpoint(run.path / 'best.pt'), device)
-        except (UserError, OSError) as error:           # damaged or gone: the run can end all the same
-            run.print(f'WARNING: {error}; the last weights take its place')
+        lost = not is_whole(run.path / 'best.pt')
+        if processes.largest(int(lost), device):        # all have looked before one writes it again
+            run.print(f'WARNING: {run.path}/best.pt is damaged or gone; the last weights take its place')
             state.best = {'name': net.monitor[0], 'value': None, 'step': state.step}
             save('best.pt', optimizers={})
-            best_net = build_model(load_checkpoint(run.path / 'best.pt'), device)
+        best_net = build_model(load_checkpoint(run.path / 'best.pt'), device)
         if channels_last:
             best_net.to(memory_format=torch.channels_last)
         if 'test' in splits:

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 
 import configurator
-from core.errors import DISK_ERRORS, UserError, out_of_memory
+from core.errors import FILE_ERRORS, UserError, out_of_memory
 from core.migration import migrate
 from data import pretrained
 
 FORMAT = 1
 PRETRAINED = 't5', 'gpt2'   # models with a from_pretrained, by their name in Hugging Face's config.json
-MODEL_KEYS = {'model': dict, 'keys': dict, 'config': dict, 'step': int}     # what a model is built from
-RUN_KEYS = MODEL_KEYS | {'info': dict, 'data': dict, 'best': dict, 'seconds': float, 'done': bool}
+MODEL_NEEDS = {'model': dict, 'keys': dict, 'config': dict, 'step': int}    # of a checkpoint
+RUN_NEEDS = MODEL_NEEDS | {'info': dict, 'data': dict, 'best': dict, 'seconds': float, 'done': bool}
 
 
 def load(path, device='cpu'):
@@ -47,7 +47,7 @@ def find_checkpoint(path):
     raise UserError(f'there is no checkpoint {path}; trained here: {trained}')
 
 
-def load_checkpoint(path, required=MODEL_KEYS):
+def load_checkpoint(path, required=MODEL_NEEDS):
     """Return the checkpoint in a file, or of a pretrained model, hf:FOLDER. Its tensors are on the CPU.
 
     Raises UserError if it is damaged, lacks a key that is required, or holds more than plain data.
@@ -65,11 +65,11 @@ def load_checkpoint(path, required=MODEL_KEYS):
                 if key not in place:
                     raise ValueError(f'{key} is missing')
             if not (state['step'] >= 0 and state.get('seconds', 0) < float('inf')):     # false for NaN
-                raise ValueError('step or seconds cannot be')
+                raise ValueError('step is negative, or seconds are infinite or NaN')
             if not all(isinstance(weight, torch.Tensor) for weight in state['model'].values()):
                 raise ValueError('model has more than tensors')
     except Exception as error:          # damage can show itself as any exception
-        if getattr(error, 'errno', None) in DISK_ERRORS or out_of_memory(error):
+        if getattr(error, 'errno', None) in FILE_ERRORS or out_of_memory(error):
             raise                       # the file may be whole
         reason = str(error).strip().split('\n')[0]
         raise UserError(f'{path} is not a whole checkpoint of nanozoo ({type(error).__name__}: {reason})')
@@ -107,12 +107,11 @@ def verify_zip(path):
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:      # torch compresses nothing: it may be huge
                     raise ValueError(f'{member.filename} is compressed')
+                if member.external_attr & 0x10:     # a flipped bit made it a folder, which reads as empty
+                    raise ValueError(f'{member.filename} is damaged')
             damaged = archive.testzip()                     # compares the checksum of every member
             if damaged:
                 raise ValueError(f'{damaged} is damaged')
-            for member in archive.infolist():
-                if member.external_attr & 0x10:     # a flipped bit made it a folder, which reads as empty
-                    raise ValueError(f'{member.filename} is damaged')
     except (zipfile.BadZipFile, EOFError) as error:         # the file was cut
         raise ValueError(str(error))
 
@@ -124,7 +123,7 @@ def save_checkpoint(path, state):
     """
     path = Path(path)
     temporary = path.with_name(f'{path.name}.tmp')
-    temporary.unlink(missing_ok=True)       # it may be a link to another file
+    temporary.unlink(missing_ok=True)       # a symbolic link here would be written through
     try:
         with open(temporary, 'xb') as file:
             torch.save(state, file)
@@ -167,7 +166,7 @@ def latest_checkpoint(out_dir):
         if not path.exists():
             continue
         try:
-            state = load_checkpoint(path, RUN_KEYS)
+            state = load_checkpoint(path, RUN_NEEDS)
         except UserError as error:
             damage.append(str(error))
             continue
@@ -175,8 +174,9 @@ def latest_checkpoint(out_dir):
             print(f'WARNING: {line}; going on from {path}, step {state["step"]}', file=sys.stderr)
         return state, path
     if damage:
-        others = [str(file) for file in sorted(out_dir.glob('*.pt')) if file.name != 'last.pt']
-        advice = [f'to begin a run with the weights of {file}: --init_from={file}' for file in others]
+        others = [file for file in out_dir.glob('*.pt') if file.name != 'last.pt']
+        newest = sorted(others, key=os.path.getmtime)[-1:]
+        advice = [f'to start with other weights: --init_from={file} --out_dir={out_dir}_2' for file in newest]
         raise UserError(*damage, *advice, 'to start again, this run moved aside: --init_from=scratch')
     return None, ''
 

@@ -5,7 +5,7 @@ import os
 import sys
 import textwrap
 
-DISK_ERRORS = {     # their words, such as 'No space left on device', say enough
+FILE_ERRORS = {     # their words, such as 'No space left on device', say enough
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO,
     errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR}
 
@@ -18,7 +18,7 @@ class UserError(Exception):
         1 a bug, with a traceback       6 the loss diverged
         2 configuration                 7 the target was missed
         3 data or network               128 + n stopped by signal n: 130 SIGINT, 143 SIGTERM
-        4 something cannot be saved
+        4 something cannot be saved, or a file not opened
     """
 
     def __init__(self, *lines, code=2):
@@ -84,7 +84,7 @@ def excepthook(kind, error, trace):
         first_line = str(error).split('\n')[0][:200]
         print(f'out of memory: {first_line}; what is saved is intact', file=sys.stderr)
         raise SystemExit(5)
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    if isinstance(error, OSError) and error.errno in FILE_ERRORS:
         print(f'{error.filename or "a file"} cannot be read or written: {error.strerror}', file=sys.stderr)
         raise SystemExit(4)
     sys.__excepthook__(kind, error, trace)

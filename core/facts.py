@@ -1,5 +1,6 @@
 """Facts about a run and how they are printed: durations, metrics, commands, versions, memory."""
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -91,6 +92,14 @@ def machine_name(device):
     if device.startswith('cuda'):
         return torch.cuda.get_device_name(device)
     return f'{platform.machine()} {device}, {torch.get_num_threads()} threads'
+
+
+def code_hash():
+    """Return a hash of the code that trains: all processes should run the same."""
+    digest = hashlib.sha256()
+    for file in [ROOT / 'train.py', *sorted(ROOT.glob('*/*.py'))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache

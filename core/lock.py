@@ -1,4 +1,5 @@
 """The lock of a folder, which keeps a second process out. The kernel frees it, however its process ends."""
+import errno
 import fcntl
 import os
 import sys
@@ -20,6 +21,7 @@ def lock(folder, wait, name='.lock'):
     except OSError as error:
         print(f'WARNING: no lock on {folder} ({error.strerror}): let no other process write there',
               file=sys.stderr)
+    # Between open and flock another process may have renamed the folder (Run.move_aside).
     if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-        raise BlockingIOError(f'{folder} was moved aside by another process')
+        raise BlockingIOError(errno.EAGAIN, 'another process has moved it aside', str(folder))
     return file

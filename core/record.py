@@ -27,7 +27,7 @@ def read_run(folder):
     lines = read_log(folder)
     starts = [line for line in lines if line.get('event') in ('config', 'resume')]
     if not starts:
-        raise UserError(f'{folder}/log.jsonl is empty: no run has started there', code=3)
+        raise UserError(f'{folder}/log.jsonl has no first line: no run has started there', code=3)
     machines = []
     commits = []
     for line in starts:
@@ -173,7 +173,7 @@ def varying_names(runs):
 # --- the files of a run
 
 def append_line(log, line):
-    """Append a line to a log.jsonl; first end the line before, if the disk was full in the middle of it."""
+    """Append a line to a log.jsonl. If the last write was cut off, by a full disk, start a new line first."""
     with open(log, 'ab+') as file:
         end = b''
         if file.tell():                 # the file is not empty
@@ -183,11 +183,19 @@ def append_line(log, line):
         file.write(start + line.encode() + b'\n')
 
 
+def holds_run(folder, even_without_checkpoint):
+    """Return whether a folder has a checkpoint of ours; if `even_without_checkpoint`, a log is enough."""
+    patterns = ['last.pt', 'last.pt.previous', 'best.pt', 'step_*.pt']
+    if even_without_checkpoint:
+        patterns.append('log.jsonl')
+    return any(any(folder.glob(pattern)) for pattern in patterns)
+
+
 def tidy(folder, resumed):
     """Remove what a killed process left in a run folder; `resumed`: the checkpoint that was taken, or ''.
 
-    If that is the one before last.pt, it takes the place of last.pt, which is damaged. Else the next save
-    would keep the damaged one and drop the whole one before another stands.
+    If the run resumes from last.pt.previous, that becomes last.pt. Else the next save would keep the damaged
+    last.pt in its place, and a kill then would leave no whole file.
     """
     folder = Path(folder)
     if Path(resumed).name == 'last.pt.previous':
@@ -200,7 +208,7 @@ def tidy(folder, resumed):
 def cut_log(log, step):
     """Drop the lines of a log.jsonl beyond `step`; a damaged line is dropped too. -1: all lines."""
     temporary = log.with_name('log.jsonl.tmp')
-    temporary.unlink(missing_ok=True)       # it may be a link to another file
+    temporary.unlink(missing_ok=True)       # a symbolic link here would be written through
     lines = []
     if log.exists():
         lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)

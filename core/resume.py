@@ -71,11 +71,13 @@ def merge(settings, checkpoint, path, mode):
     settings.fields = checkpoint['config'] | changed_fields
     options['init_from'] = saved['init_from']       # how the run began; `mode` is this command's
     folder = data.folder(options['dataset'])
-    # A checkpoint may come from elsewhere: it does not decide that a prepare.py runs, and with what options.
-    if not (folder / 'meta.json').exists():
-        with_options = f', with the options {options["prepare"]!r}' if options['prepare'] else ''
-        raise UserError(f'{path} was trained on {folder}, which is not there',
-                        f'to prepare it: python {quote(folder / "prepare.py")}{with_options}',
+    # A stranger's checkpoint must not make this process run a prepare.py, or choose its options.
+    given_here = 'dataset' in given and ('prepare' in given or not options['prepare'])
+    if not given_here and not (folder / 'meta.json').exists():
+        to_prepare = []
+        if (folder / 'prepare.py').exists():
+            to_prepare = [f'to prepare it: python {quote(folder / "prepare.py")}']
+        raise UserError(f'{path} was trained on {folder}, which is not there', *to_prepare,
                         f'if it was moved: {command(dataset="FOLDER")}', code=3)
 
     # 4. With the same length the run ends at the same step. With another one max_minutes count from here.
@@ -108,7 +110,7 @@ def check_saved(saved):
         with errors.collect(problems):
             options[name].convert(saved[name])
     if problems:
-        raise UserError('the checkpoint has values that no run has:', *sorted(problems))
+        raise UserError('the checkpoint has illegal values:', *sorted(problems))
 
 
 def taken(settings, checkpoint):
@@ -169,8 +171,8 @@ def check_data(checkpoint, meta, options):
         if not other:
             advice = '' if options['eval_only'] else f': {command(init_from="scratch")}'
             because = f' ({different})' if different else ''
-            run = options['out_dir']
-            raise UserError(f'{dataset} is not what {run} was trained on{because}{advice}', code=3)
+            trained = f'what {options["out_dir"]} was trained on'
+            raise UserError(f'{dataset} is not {trained}{because}{advice}', code=3)
         if different:
             raise UserError(f'the run cannot be evaluated on {dataset}: {different}', code=3)
         own = checkpoint['info']

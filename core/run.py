@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from core import transfer
-from core.checkpoint import RUN_KEYS, find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from core.checkpoint import RUN_NEEDS, find_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from core.errors import UserError
 from core.facts import command, duration, quote, to_json
 from core.lock import lock
 from core.names import run_name
-from core.record import append_line, cut_log, tidy
+from core.record import append_line, cut_log, holds_run, tidy
 from core.resume import MODES, finished_code, has_steps_left, initial_weights, merge
 from core.stop import exit_at_second_signal, handle_signals
 
@@ -58,7 +58,7 @@ class Run:
             self.weights = initial_weights(self.mode, settings)
         elif self.eval_only:
             path = find_checkpoint(self.path if self.mode in MODES else self.mode)
-            self.checkpoint = load_checkpoint(path, RUN_KEYS)
+            self.checkpoint = load_checkpoint(path, RUN_NEEDS)
         elif self.mode != 'scratch':
             self.mtime = self.last_mtime()
             self.checkpoint, path = latest_checkpoint(self.path)
@@ -123,10 +123,7 @@ class Run:
             # The checkpoint was read before the folder was locked: has another process written since?
             if self.mode != 'scratch' and self.mtime != self.last_mtime():
                 raise UserError(f'another process has written to {self.path}; give the command again')
-            has_checkpoint = any((self.path / name).exists() for name in ('best.pt', 'last.pt'))
-            has_log = (self.path / 'log.jsonl').exists()
-            old_run = has_checkpoint or (self.mode == 'scratch' and has_log)
-            if old_run and not self.checkpoint:
+            if not self.checkpoint and holds_run(self.path, even_without_checkpoint=self.mode == 'scratch'):
                 self.move_aside()
             tidy(self.path, self.resumed)
             cut_log(self.path / 'log.jsonl', step if self.checkpoint else -1)
@@ -159,7 +156,9 @@ class Run:
         self.lock()
 
     def on_signal(self, number, frame):
-        """Ask the run to stop."""
+        """Ask the run to stop. A second signal ends the process at once."""
+        if self.signal:
+            os._exit(128 + number)
         self.signal = number
 
     # --- records

@@ -4,7 +4,7 @@ import math
 
 import data
 from core import processes
-from core.checkpoint import FORMAT, load_weights
+from core.checkpoint import FORMAT, load_checkpoint, load_weights
 from core.errors import UserError
 from core.facts import machine_name, versions
 from core.migration import name_averages, name_states
@@ -24,7 +24,7 @@ class State:
     def evaluation_due(self, eval_interval, max_iters):
         """Return whether the weights as they are should be evaluated and have not been."""
         at_interval = self.step % eval_interval == 0
-        at_end = self.step >= max_iters         # it may be lowered after the run has come further
+        at_end = self.step >= max_iters         # not ==: max_iters may have been lowered below this step
         return self.step > self.evaluated and (at_interval or at_end)
 
     def out_of_patience(self, patience):
@@ -54,7 +54,7 @@ class State:
         """
         name, direction = monitor
         value = metrics[name]
-        if not self.best:
+        if self.best.get('value') is None:
             improved = math.isfinite(value)
         elif direction == 'max':
             improved = value > self.best['value']
@@ -142,12 +142,12 @@ def load_optimizer_states(net, optimizers, states, scales):
         check_names_and_shapes(trained, states)
     name_of = {p: name for name, p in trained.items()}
     for optimizer in optimizers:
-        own = optimizer.state_dict()    # has the states by number: that of a weight in its groups
+        own = optimizer.state_dict()    # numbers the weights in the order of the groups
         for group, own_group in zip(optimizer.param_groups, own['param_groups']):
             for p, number in zip(group['params'], own_group['params']):
                 if states:
                     own['state'][number] = states[name_of[p]]
-                if 'scale' in group:    # of the initial weights, which net has no more
+                if 'scale' in group:    # computed from the initial weights, which net no longer has
                     own_group['scale'] = scales.get(name_of[p], group['scale'])
         optimizer.load_state_dict(own)
 
@@ -168,6 +168,15 @@ def check_names_and_shapes(weights, states):
                                 f'the checkpoint {tuple(value.shape)}')
     if problems:
         raise UserError('the checkpoint does not fit the model:', *problems[:10])
+
+
+def is_whole(path):
+    """Return whether a file is a checkpoint that can be read."""
+    try:
+        load_checkpoint(path)
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def pack(net, ema_weights, optimizers, state, run, options, config, meta):

@@ -101,10 +101,14 @@ def mirror_sums(mirror):
     """Return the lines of a mirror's SHA256SUMS, 'hash  data set/file'."""
     try:
         if '://' in mirror:
-            headers = {'Accept-Encoding': 'identity'}
-            with requests.get(f'{mirror}/SHA256SUMS', headers=headers, stream=True, timeout=TIMEOUT) as reply:
+            with requests.get(f'{mirror}/SHA256SUMS', stream=True, timeout=TIMEOUT) as reply:
                 reply.raise_for_status()
-                return reply.raw.read(2**24).decode('utf-8', 'replace').splitlines()
+                text = b''
+                for chunk in reply.iter_content(2**16):
+                    text += chunk
+                    if len(text) > 2**24:
+                        raise ValueError('more than 16 MB')
+                return text.decode('utf-8', 'replace').splitlines()
         return Path(mirror, 'SHA256SUMS').read_text(encoding='utf-8', errors='replace').splitlines()
     except (OSError, ValueError):
         return []
@@ -124,7 +128,7 @@ def download(place, part, has_hash):
     keeps what has arrived.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
-    if part.is_symlink():               # to write to it would change another file
+    if part.is_symlink():               # it would be written through
         part.unlink()
     if '://' not in place:
         shutil.copyfile(place, part)

@@ -115,7 +115,7 @@ def write_atomically(file, content):
     A process that has the old file open keeps the old content.
     """
     temporary = file.with_name(f'{file.name}.tmp')
-    temporary.unlink(missing_ok=True)           # it may be a link to another file
+    temporary.unlink(missing_ok=True)           # a symbolic link here would be written through
     try:
         with open(temporary, 'xb') as stream:
             stream.write(content)
@@ -200,11 +200,11 @@ def check_spec(name, spec):
     missing = keys - spec.keys()
     if missing:
         raise ValueError(f'{name} is without {", ".join(sorted(missing))}')
-    whole = all(isinstance(n, int) and n >= 0 for n in [*spec['shape'], spec.get('rows', 0)])
-    hashed = isinstance(spec['sha256'], str) and isinstance(spec.get('offsets_sha256', ''), str)
+    counts = all(isinstance(n, int) and n >= 0 for n in [*spec['shape'], spec.get('rows', 0)])
+    hashes = isinstance(spec['sha256'], str) and isinstance(spec.get('offsets_sha256', ''), str)
     flat = spec['kind'] == 'fixed' or len(spec['shape']) == 1
-    if not (spec['kind'] in KINDS and spec['dtype'] in DTYPES and whole and flat
-            and hashed):
+    if not (spec['kind'] in KINDS and spec['dtype'] in DTYPES and counts and flat
+            and hashes):
         raise ValueError(f'{name} has an unknown kind, dtype, shape or hash')
 
 

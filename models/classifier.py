@@ -47,7 +47,7 @@ def hash_pairs(previous, tokens, n_pairs):
     """Return the row of each pair in a table of n_pairs: (B, T) and (B, T) ids -> (B, T).
 
     Pairs of tokens are too many for a row each. Those with the same hash share a row, as in fastText (Joulin
-    et al. 2017, arXiv:1607.01759). The factor is Knuth's: it scatters neighbouring ids.
+    et al. 2017, arXiv:1607.01759). By the large factor, which is Knuth's, pairs of near ids seldom share one.
     """
     return (2_654_435_761 * previous + tokens) % n_pairs
 
@@ -146,18 +146,17 @@ class Model(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         if config.n_pairs:
             self.embed_pair = nn.Embedding(config.n_pairs, config.n_embd)
-            nn.init.zeros_(self.embed_pair.weight)      # a pair means nothing until it was seen
+            nn.init.zeros_(self.embed_pair.weight)      # a pair that was never seen adds nothing
         nn.init.zeros_(self.head.weight)    # start at the uniform distribution: the loss is ln n_class
         nn.init.zeros_(self.head.bias)
 
     def parts(self, T, device):
         """Return the parts in which a text of T tokens is read, each as the positions of its tokens.
 
-        Position 0 is the class token's, and in every part. With token_dropout a training step reads one part,
-        at random, and leaves out the rest. They are the same positions of all texts of a batch, so with half
-        of the tokens attention has a quarter of the scores. The whole text at once would be longer than any
-        that the model has learned from, and costs accuracy (results/imdb.md). So evaluation reads it in parts
-        of that size, with every token in one of them.
+        Position 0, the class token, is in every part. In training there is one part: a random 1 - rate of the
+        tokens, the same positions for all texts of the batch, so with half of the tokens attention has a
+        quarter of the scores. In evaluation about 1 / (1 - rate) interleaved parts have all tokens: the whole
+        text at once would be longer than any that the model has learned from (results/imdb.md).
         """
         rate = self.config.token_dropout
         position = torch.arange(1, 1 + T, device=device)
@@ -171,9 +170,10 @@ class Model(nn.Module):
         return [F.pad(part, (1, 0)) for part in parts]          # with the class token
 
     def embed_text(self, text, position):
-        """Return what the blocks read of texts (B, 1 + T) at `position` (n,): x (B, n, C), mask and rope.
+        """Return (x, mask, rope, is_token) of the tokens of texts (B, 1 + T) at `position` (n,).
 
-        The fourth is is_token (B, n), False at padding. The texts begin with the class token.
+        x (B, n, C), mask and rope are what the blocks read. is_token (B, n) is False at padding. The texts
+        begin with the class token.
         """
         config = self.config
         tokens = text[:, position]                              # (B, n)
@@ -220,7 +220,7 @@ class Model(nn.Module):
         for position in self.parts(text.size(1) - 1, text.device):
             is_token = text[:, position[1:]] != 0               # (B, n - 1), without the class token
             count = is_token.sum(1, keepdim=True)               # (B, 1)
-            weight = count + 1e-6                               # so that a text without tokens has logits
+            weight = count + 1e-6                               # a text without tokens is not 0 / 0
             logits = logits + weight * self.part_logits(text, position)
             total = total + weight
         return logits / total

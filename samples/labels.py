@@ -72,7 +72,7 @@ def attention_to_tokens(net, text):
     net.logits(text)
     hook.remove()
     attention = torch.zeros(text.size(1))
-    for i, part in enumerate(weights):                              # of n tokens: i, i + len(weights), ...
+    for i, part in enumerate(weights):          # part i has the tokens i, i + n_parts, ... (Model.parts)
         mean = part.mean(0)                                         # (1 + n, 1 + n)
         row = mean[0] if net.config.pool == 'first' else mean.mean(0)       # (1 + n,), the class token first
         attention[i::len(weights)] = row[1:] / len(weights)

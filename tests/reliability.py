@@ -89,8 +89,8 @@ FAULTS = {      # parts of the names of the tests that inject each fault
     'a missed target; another tokenizer; files of others in the folder':
         ['a_missed_target', 'other_characters_of_equal', 'a_tokenizer_that_does_not_fit', 'files_of_others',
          'holds_other_runs', 'under_the_lock_of_a_data_set'],
-    'variables of torchrun left over; processes of two revisions, or one that hangs; no standard output':
-        ['left_over_variables', 'of_different_revisions', 'that_waits_for_another',
+    'variables of torchrun left over; processes of different code, or one that hangs; no standard output':
+        ['left_over_variables', 'of_different_code', 'that_waits_for_another',
          'a_closed_standard_output', 'a_path_that_cannot_be_is'],
     'a large text: preparation interrupted': ['interruption_the_same_command', 'interruption_while_hashing',
                                               'torn_record'],
@@ -107,12 +107,13 @@ KNOWN = """
 - A process killed between the evaluation of test and its last save evaluates test again.
 - Killed with `kill -9`, ablate.py leaves its train.py, and the same command meets the lock of that run.
 - A name of a class that is not UTF-8, or has escape sequences, is printed as it is.
-- A FIFO or a device where a file is expected, or a folder where last.pt.previous belongs: a read waits, a save
-  fails and says so.
-- A host that sends without end fills the disk; a Config of a checkpoint may ask for more memory than there is.
+- A FIFO or a device where a file is expected, or a folder where last.pt.previous belongs: a read waits, a
+  save fails and says so.
+- A host that sends without end fills the disk; a checkpoint's Config may ask for more memory than there is.
 - A memory-mapped file that is cut during a run ends it with SIGBUS. What is saved is whole.
 - A log.jsonl that is a link is replaced by a file at the next resume.
 - meta.json edited by hand: another kind, shape or dtype of the same size is believed.
+- Two data/text/prepare.py at once with the same --out mix their files.
 - A checkpoint has no number of its run: last.pt of another run with the same options and data is resumed.
 """
 

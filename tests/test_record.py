@@ -84,7 +84,7 @@ def test_a_damaged_line_of_a_log_is_left_out_and_named(tmp_path, capsys, line):
 def test_an_empty_log_is_an_error(tmp_path):
     write_log(tmp_path / 'a', [2, 1])
     (tmp_path / 'a' / 'log.jsonl').write_bytes(b'')
-    with pytest.raises(UserError, match='is empty') as caught:
+    with pytest.raises(UserError, match='no run has started') as caught:
         read_run(tmp_path / 'a')
     assert caught.value.code == 3
 
