@@ -108,6 +108,7 @@ def test_a_number_that_is_too_large_is_an_error_in_words(launch, argv, option):
 def test_a_command_from_a_checkpoint_is_quoted(launch, argv, tmp_path):
     assert launch('train.py', *argv('a'))[0] == 0
     name = str(tmp_path / 'x; echo owned #')
+    payload(tmp_path / 'x; echo owned #')
     edit(tmp_path / 'a/best.pt', lambda state: state['keys'].update(dataset=name))
     code, text = launch('train.py', f'--out_dir={tmp_path}/a', '--eval_only')
     assert code == 3 and f"python '{name}/prepare.py'" in text, text
@@ -207,14 +208,16 @@ def test_states_of_an_earlier_revision_which_have_no_names_are_resumed_exactly(
 # --- a second fault
 
 def test_a_run_whose_best_is_damaged_can_end(launch, argv, half):
-    more = ['--max_iters=30', '--learning_rate=1e-9']       # nothing better comes later
+    more = ['--max_iters=30']
     folder = half('a', *more, step=25)
+    best = {'name': 'loss', 'value': 0.0, 'step': 20}       # nothing better comes later
+    edit(folder / 'last.pt', lambda state: state.update(best=best))
     for damage in flip, os.remove:
         damage(folder / 'best.pt')
         code, text = launch('train.py', *argv('a'), *more)
         assert code == 0 and 'the last weights take its place' in text, text
         assert load_checkpoint(folder / 'best.pt')['step'] == 30
-        edit(folder / 'last.pt', lambda state: state.update(done=False))
+        edit(folder / 'last.pt', lambda state: state.update(best=best, done=False))
 
 
 def killed_while_keeping():
@@ -240,7 +243,7 @@ def test_if_both_last_checkpoints_are_damaged_the_others_are_named(launch, argv,
         flip(folder / name)
     code, text = launch('train.py', *argv('a'), '--max_iters=40')
     assert code == 2 and f'--out_dir={folder}_2' in text, text
-    newest = text.split('--init_from=')[-1].split(' ')[0]
+    newest = text.split('--init_from=')[1].split(' ')[0]
     assert newest in (f'{folder}/best.pt', f'{folder}/step_20.pt')
     code, text = launch('train.py', *argv('a_2'), f'--init_from={newest}')
     assert code == 0, text

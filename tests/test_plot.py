@@ -126,6 +126,6 @@ def test_what_is_no_run_is_left_out_with_a_line_and_the_others_are_shown(launch,
     (tmp_path / 'damaged/log.jsonl').write_text('{"event": "con', encoding='utf-8')
     code, text = launch('plot.py', *argv, *sorted(os.listdir(tmp_path)), cwd=tmp_path)
     assert code == 0 and text.count('left out: ') == 4, text
-    for name in 'stopped_at_once', 'group', 'picture.png', 'damaged/log.jsonl:1':
+    for name in 'stopped_at_once', 'group', 'picture.png', 'damaged/log.jsonl has no first line':
         assert any(line.startswith('left out: ') and name in line for line in text.split('\n')), name
     assert 'run1 +1' in text or (tmp_path / 'x.png').exists()
