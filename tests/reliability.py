@@ -85,12 +85,12 @@ FAULTS = {      # parts of the names of the tests that inject each fault
         ['in_a_model_whose_lines_have_moved', 'a_state_of_another_shape', 'of_an_earlier_revision_which'],
     'a second fault: the best or the last checkpoint damaged, then a kill; a line of the log cut':
         ['whose_best_is_damaged', 'after_damage_a_kill', 'both_last_checkpoints_are_damaged',
-         'a_line_that_was_cut', 'is_not_damage'],
+         'a_line_that_was_cut'],
     'a missed target; another tokenizer; files of others in the folder':
         ['a_missed_target', 'other_characters_of_equal', 'a_tokenizer_that_does_not_fit', 'files_of_others',
          'holds_other_runs', 'under_the_lock_of_a_data_set'],
     'variables of torchrun left over; processes of different code, or one that hangs; no standard output':
-        ['left_over_variables', 'of_different_code', 'that_waits_for_another',
+        ['left_over_variables', 'of_different_code',
          'a_closed_standard_output', 'a_path_that_cannot_be_is'],
     'a large text: preparation interrupted': ['interruption_the_same_command', 'interruption_while_hashing',
                                               'torn_record'],
