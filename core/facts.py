@@ -95,10 +95,12 @@ def machine_name(device):
 
 
 def code_hash():
-    """Return a hash of the code that trains: all processes should run the same."""
+    """Return a hash of the code that trains, which has to be the same in all processes."""
     digest = hashlib.sha256()
-    for file in [ROOT / 'train.py', *sorted(ROOT.glob('*/*.py'))]:
-        digest.update(file.read_bytes())
+    digest.update((ROOT / 'train.py').read_bytes())
+    for folder in 'core', 'data', 'models':
+        for file in sorted((ROOT / folder).glob('*.py')):
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from statistics import median
 from core.migration import migrate
 from core.errors import UserError
 from core.resume import COMMAND, MODES, train_options
+from data.store import write_atomically
 
 
 # --- a run
@@ -207,14 +208,11 @@ def tidy(folder, resumed):
 
 def cut_log(log, step):
     """Drop the lines of a log.jsonl beyond `step`; a damaged line is dropped too. -1: all lines."""
-    temporary = log.with_name('log.jsonl.tmp')
-    temporary.unlink(missing_ok=True)       # a symbolic link here would be written through
     lines = []
     if log.exists():
         lines = log.read_text(encoding='utf-8', errors='replace').splitlines(True)
     kept = [line for line in lines if logged_step(line) <= step]
-    temporary.write_text(''.join(kept), encoding='utf-8')
-    os.replace(temporary, log)
+    write_atomically(log, ''.join(kept).encode('utf-8'))
 
 
 def logged_step(line):

@@ -200,11 +200,10 @@ def check_spec(name, spec):
     missing = keys - spec.keys()
     if missing:
         raise ValueError(f'{name} is without {", ".join(sorted(missing))}')
-    counts = all(isinstance(n, int) and n >= 0 for n in [*spec['shape'], spec.get('rows', 0)])
-    hashes = isinstance(spec['sha256'], str) and isinstance(spec.get('offsets_sha256', ''), str)
+    whole = all(isinstance(n, int) and n >= 0 for n in [*spec['shape'], spec.get('rows', 0)])
+    has_hashes = isinstance(spec['sha256'], str) and isinstance(spec.get('offsets_sha256', ''), str)
     flat = spec['kind'] == 'fixed' or len(spec['shape']) == 1
-    if not (spec['kind'] in KINDS and spec['dtype'] in DTYPES and counts and flat
-            and hashes):
+    if not (spec['kind'] in KINDS and spec['dtype'] in DTYPES and whole and flat and has_hashes):
         raise ValueError(f'{name} has an unknown kind, dtype, shape or hash')
 
 

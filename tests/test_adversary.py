@@ -24,10 +24,11 @@ def edit(path, change):
     save_checkpoint(path, checkpoint)
 
 
-def flip(path, position=5000):
-    """Flip a bit of a file."""
+def flip(path):
+    """Flip a bit of each of 200 bytes of a checkpoint: more than the padding that nobody reads."""
     raw = bytearray(path.read_bytes())
-    raw[position] ^= 1
+    for position in range(5000, 5200):
+        raw[position] ^= 1
     path.write_bytes(raw)
 
 
