@@ -13,8 +13,7 @@ n_frequent = 1000
 block_size = 256
 dropout = 0.3
 batch_size = 8
-epochs = 12
-max_minutes = 40
+epochs = 7
 compile = False         # the adaptive softmax picks rows by their target
 eval_interval = 1019
 
