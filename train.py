@@ -42,7 +42,7 @@ from core.checkpoint import build_model, evaluated_weights, load_checkpoint, loa
 from core.errors import UserError
 from core.facts import code_hash, command, format_metrics, metrics_of, peak_memory
 from core.limit import TimeLimit
-from core.optim import lr_factor, make_optimizers, swap, update_ema, warmup_steps
+from core.optim import layer_norms, lr_factor, make_optimizers, swap, update_ema, warmup_steps
 from core.resume import check_data
 from core.run import Run
 from core.state import State, copies, describe, is_whole, live_weights, pack, saved_buffers, unpack
@@ -226,11 +226,11 @@ if __name__ == '__main__':
     # --- 3. The data, the model, its optimizers.
     Model = import_module(f'models.{model}').Model
     # The parameters of forward(self, image, label) name the arrays to load: image and label.
-    parameters = inspect.signature(Model.forward).parameters
-    array_names = [name for name in parameters if name not in ('self', 'progress')]
+    fields = data.fields_of(Model.forward, meta)
+    takes_progress = 'progress' in inspect.signature(Model.forward).parameters
     block_size = getattr(config, 'block_size', 0)
     augment = Augment.from_options(options)
-    splits = data.load_splits(dataset, array_names, block_size, device, pad_to, augment, run.print)
+    splits = data.load_splits(dataset, fields, block_size, device, pad_to, augment, run.print)
     train = splits['train']
     steps_per_epoch = train.steps_per_epoch(batch_size)
     if epochs:
@@ -343,7 +343,7 @@ if __name__ == '__main__':
         next_parts = micro_batches(step + 1)
         old_buffers = [buffer.clone() for buffer in buffers]        # to restore if the step is not finite
         extra_inputs = {}
-        if 'progress' in parameters:        # of a VAE, which weighs its KL divergence by it
+        if takes_progress:                  # a VAE weighs its KL divergence by it
             extra_inputs['progress'] = torch.full((), step / max_iters, device=device)
 
         # The gradient of (sum of losses) / (sum of counts) over the global batch. The mean is taken here,
@@ -356,10 +356,13 @@ if __name__ == '__main__':
         factor = world / (sums['count'] * state.scale)
         grads = [p.grad for p in trainable]
         torch._foreach_mul_(grads, factor.float())
+        norms = layer_norms(net) if (step + 1) % log_interval == 0 else {}
+        sums |= norms
         sums['grad_norm'] = nn.utils.clip_grad_norm_(trainable, grad_clip or math.inf)
         sums = processes.to_host(sums)                      # the only time the CPU waits for the device
         stop = sums.pop('stop').item()
         grad_norm = sums.pop('grad_norm').item()
+        norms = {layer: sums.pop(layer).item() for layer in norms}
         mean_loss = sums['loss'] / sums['count']
         objective = mean_loss.item()        # what is minimised; the loss of net.metrics has no smoothing
         finite = math.isfinite(grad_norm) and math.isfinite(objective)
@@ -382,7 +385,7 @@ if __name__ == '__main__':
         # Records.
         if state.step % log_interval == 0 or not finite:
             run.log_step(state.step, max_iters, batch_size, **metrics_of(net, sums),
-                         objective=objective, lr=lr, grad_norm=grad_norm,
+                         objective=objective, lr=lr, grad_norm=grad_norm, layer_norms=norms,
                          scale=state.scale, skipped=not finite, memory=peak_memory(device))
         if not finite and dtype != 'float16':       # under float16 this is how the scale finds its value
             run.print(f'WARNING: step {state.step} skipped: loss {objective}, gradient norm {grad_norm}')

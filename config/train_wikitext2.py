@@ -2,7 +2,7 @@
 
     python train.py config/train_wikitext2.py
 
-With --output_dropout=0.4 it reached a test perplexity of 103.4 (results/language.md); without, not run yet.
+Test perplexity 99.4 after 41 minutes on two CPU cores with bfloat16: results/language.md.
 """
 dataset = 'wikitext2'
 

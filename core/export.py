@@ -3,8 +3,7 @@
     python data/pretrained.py out/t5_multi30k FOLDER
 
 With transformers, AutoModelForSeq2SeqLM.from_pretrained('FOLDER') then reads a T5 and AutoModelForCausalLM a
-GPT-2. A model can be exported if
-data/pretrained_MODEL.py knows its names there.
+GPT-2. A model can be exported if data/pretrained_MODEL.py knows its names there.
 """
 import os
 import sys

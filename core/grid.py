@@ -14,20 +14,29 @@ DPI = 128
 LEFT = 20               # space to the left of the grid
 TOP = 44                # space above it, for the title
 BETWEEN = 20            # space between two columns
-CAPTION = 52            # space below an image, for two lines of text
-LINE = 16               # height of a line of text
-MIN_WIDTH = 420         # of the whole picture, so that a title fits
+CAPTION = 60            # space below an image, for two lines of text
+LINE = 21               # height of a line of text
+LETTER = 9              # width of a letter, about
+MIN_WIDTH = 500         # of the whole picture, so that a title fits
+MAX_WIDTH = 1200        # of the whole picture: in a wider one a page would show the text too small to read
 MAX_PIXELS = 2**24      # of the whole picture: matplotlib needs about 150 bytes for each
 MAX_ROWS = 100          # of images: a higher grid becomes a square one
 
 
-def enlargement(images):
+def as_many_as_rows(n):
+    """Return the number of columns of a grid of n images that has about as many rows."""
+    return math.ceil(math.sqrt(n))
+
+
+def enlargement(images, columns):
     """Return how large to draw a pixel of images (n, C, H, W), so that each side has at least 160 pixels.
 
-    Of very many images the sides have fewer, so that the whole grid has at most MAX_PIXELS.
+    In many columns the sides have fewer, so that the grid is at most MAX_WIDTH wide, and of very many images
+    too, so that it has at most MAX_PIXELS.
     """
     n, _, H, W = images.shape
-    scale = math.ceil(160 / min(H, W))
+    widest = (MAX_WIDTH - LEFT) // columns - BETWEEN        # pixels that a column may have
+    scale = max(1, min(math.ceil(160 / min(H, W)), widest // W))
     while scale > 1 and n * (scale * W + BETWEEN) * (scale * H + CAPTION) > MAX_PIXELS:
         scale -= 1
     return scale
@@ -40,15 +49,16 @@ def save_grid(images, captions, title, file, columns=0):
     as rows, and so for more than MAX_ROWS rows. Of more than three channels the first three are drawn, of two
     the first. Raises OSError.
     """
-    scale = enlargement(images)
+    n = len(images)
+    if columns == 0 or n > columns * MAX_ROWS:
+        columns = as_many_as_rows(n)
+    rows = math.ceil(n / columns)
+    scale = enlargement(images, columns)
     channels = 3 if images.shape[1] >= 3 else 1
     images = images[:, :channels]
     images = images.repeat(scale, 2)
     images = images.repeat(scale, 3)
-    n, _, H, W = images.shape
-    if columns == 0 or n > columns * MAX_ROWS:
-        columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
+    _, _, H, W = images.shape
     cell_width = W + BETWEEN
     cell_height = H + CAPTION
     width = max(MIN_WIDTH, LEFT + columns * cell_width)
@@ -56,10 +66,10 @@ def save_grid(images, captions, title, file, columns=0):
     canvas = np.full((height, width, 3), 255, np.uint8)
     figure = Figure((width / DPI, height / DPI), dpi=DPI)
 
-    def write(x, y, text, size=7, color='black'):
+    def write(x, y, text, size=9, color='black'):
         figure.text(x / width, 1 - y / height, text, size=size, color=color, va='top', parse_math=False)
 
-    write(LEFT, 12, title, size=8)
+    write(LEFT, 12, title, size=10)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
         x = LEFT + column * cell_width

@@ -5,6 +5,7 @@ AdamW takes the rest; else AdamW or SGD takes all. The learning rate is the same
 the option learning_rate times lr_factor(step).
 """
 import math
+import re
 
 import torch
 from torch import nn
@@ -207,6 +208,19 @@ def newton_schulz_gram(X):
         P = a * identity + torch.baddbmm(A, A, A, beta=b, alpha=c)
         product = P @ product
     return product @ X
+
+
+def layer_norms(net):
+    """Return the norm of the gradient of each layer, {'embed': tensor, 'blocks.0': tensor, 'head': tensor}.
+
+    A layer is a child of the model, or of a list of them. Their squares add up to that of the whole.
+    """
+    grads = {}
+    for name, weight in net.named_parameters():
+        if weight.grad is not None:
+            layer = re.match(r'[^.]+(\.\d+)?', name)[0]
+            grads.setdefault(layer, []).append(weight.grad)
+    return {layer: torch.stack(torch._foreach_norm(own)).norm() for layer, own in grads.items()}
 
 
 def update_ema(ema_weights, live, ema, step):

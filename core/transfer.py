@@ -18,7 +18,7 @@ WHAT = {'vocab_size': 'tokens', 'n_class': 'classes'}       # what a Config fiel
 def token_names(json):
     """Return the list of a tokenizer's tokens as bytes, id -> token; `json` is what meta.json has of it.
 
-    Tokens that stand for no text have names by their ids: padding, end, sentinels. Return [] for None.
+    Tokens that stand for no text, padding and end, have names by their ids. Return [] for None.
     """
     tokenizer = tokenizers.load(json)
     names = []

@@ -14,6 +14,6 @@ meta.json, which names their dtypes and shapes. A field is of one of three kinds
 The names below are those that scripts use. store.py writes and checks the files, preparation.py runs a data
 set's prepare.py, loading.py opens the files of a split, and readers.py makes batches.
 """
-from data.loading import free_memory, load_split, load_splits
+from data.loading import fields_of, free_memory, load_split, load_splits
 from data.preparation import prepare_if_missing
 from data.store import check, damaged, file_hash, folder, hashes, save

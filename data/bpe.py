@@ -9,7 +9,7 @@ Training is ours and a page long; encoding is tiktoken's, which needs only the t
     tokenizer.decode(tokenizer.encode('naïve'))         # 'naïve'; meta.json keeps tokenizer.json()
 
     id    0         1     2 ... 257   258 ...                           ... vocab_size - 1
-          padding   end   the bytes   the merges, most frequent first   n_sentinel sentinels (T5's)
+          padding   end   the bytes   the merges, most frequent first   sentinels (T5's), the last first
 """
 import heapq
 from collections import Counter, defaultdict
@@ -38,20 +38,24 @@ class BPE:
         self.merges = merges
         self.n_sentinel = n_sentinel
         self.lowercase = lowercase
-        self.tokens = [b''] * SPECIAL + BYTES + merges + [b''] * n_sentinel     # id -> its bytes
-        self.vocab_size = len(self.tokens)
+        self.tokens = [b''] * SPECIAL + BYTES + merges          # id -> its bytes
         ranks = {token: i for i, token in enumerate(self.tokens) if token}      # a rank may begin at 2
-        self.encoding = tiktoken.Encoding('bpe', pat_str=WORD, mergeable_ranks=ranks, special_tokens={})
+        self.vocab_size = len(self.tokens) + n_sentinel
+        sentinels = {f'<extra_id_{i}>': self.vocab_size - 1 - i for i in reversed(range(n_sentinel))}
+        self.tokens += [name.encode() for name in sentinels]
+        self.encoding = tiktoken.Encoding('bpe', pat_str=WORD, mergeable_ranks=ranks,
+                                          special_tokens=sentinels)
 
     def encode(self, text):
-        """Return `text` as a list of ids, without an end; '<|endoftext|>' is text like any other.
+        """Return `text` as a list of ids, without an end; '<|endoftext|>' is text like any other, and only
+        '<extra_id_0>' to the last sentinel are not.
 
         Raises UserError if it comes from bytes that are not UTF-8.
         """
         to_utf8(text)                           # tiktoken would put U+FFFD there without a word
         if self.lowercase:
             text = text.lower()
-        return self.encoding.encode_ordinary(text)
+        return self.encoding.encode(text, allowed_special='all')
 
     def encode_all(self, texts):
         """Return a list of ids for each of `texts`.
@@ -62,7 +66,7 @@ class BPE:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids):
-        """Return the text of `ids`, nothing for padding, end and sentinels, U+FFFD for what is not UTF-8."""
+        """Return the text of `ids`, nothing for padding and end, U+FFFD for what is not UTF-8."""
         return b''.join(self.tokens[i] for i in ids).decode('utf-8', errors='replace')
 
     def begin(self):

@@ -1,4 +1,5 @@
 """Loading: from the files of a split to the reader that makes batches of it."""
+import inspect
 import math
 
 import numpy as np
@@ -11,6 +12,23 @@ from data.readers import Fixed, Ragged, Stream
 
 RESIDENT = 2e9                      # bytes; a larger data set is memory-mapped
 MEMORY_INFO = '/proc/meminfo'       # Linux
+
+
+def fields_of(forward, meta):
+    """Return the fields to load for a model's forward: of forward(self, image, label) image and label.
+
+    A parameter with a default is a field that a data set may lack; `progress` is none. meta: of the data set.
+    """
+    names = []
+    missing = []
+    for name, parameter in inspect.signature(forward).parameters.items():
+        if name in ('self', 'progress'):
+            continue
+        if name in meta['splits'].get('train', {}) or parameter.default is parameter.empty:
+            names.append(name)
+        else:
+            missing.append(name)
+    return names or missing             # if all are missing, load_split says so
 
 
 def load_split(name, split, fields, block_size=0, device='cpu', pad_to=1, augment=None):

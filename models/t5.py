@@ -1,4 +1,4 @@
-"""T5, the text-to-text transformer (Raffel et al. 2020, arXiv:1910.10683), for translation.
+"""T5, the text-to-text transformer (Raffel et al. 2020, arXiv:1910.10683): from pairs, or from text alone.
 
 What differs from models/transformer.py: RMSNorm before each sub-layer (no mean, no bias); learned biases for
 relative positions in place of positional encodings; scores that are not divided by sqrt(hs); no biases in
@@ -7,6 +7,9 @@ ends of each stack. Version 1.1 has a gated GELU in place of ReLU, and an untied
 
     src (B, S) -> x (B, S, C) -> n_layer x Layer -> cross_kv: keys and values for each layer of the decoder
     tgt (B, T) -> x (B, T, C) -> n_layer_decoder x Layer, which also attend to cross_kv -> (B, T, vocab_size)
+
+Source and target are sentences and their translations, or whatever the prefix of the source names. From text
+alone T5 learns by span corruption: spans are cut out of the source, and are the target (data/spans.py).
 
 S and T count tokens, C is n_embd, nh is n_head, hs is d_kv; nh * hs may differ from C.
 Token 1 ends a sentence; token 0 is padding, and the decoder reads it before the first token of a target.
@@ -20,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data import pretrained_t5
+from data import pretrained_t5, spans
 
 Linear = partial(nn.Linear, bias=False)
 RMSNorm = partial(nn.RMSNorm, eps=1e-6)     # x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019)
@@ -41,7 +44,9 @@ SIZES = {       # values of the fields that are not given
 @dataclass
 class Config:
     vocab_size: int = 8000          # of source and target together, filled from the data set
-    block_size: int = 256           # tokens of the longest sentence
+    sentinel: int = 0               # id of the first of 100 sentinels, filled from the data set; the others
+                                    # count down from it. 0: there are none
+    block_size: int = 256           # tokens of the longest sentence, or of text whose spans are corrupted
     size: Literal['custom', 'tiny', 't5-small', 't5-base',
                   't5-v1_1-small', 't5-v1_1-base'] = 'tiny'     # fields that are 0 or auto take its values
     n_layer: int = 0                # layers of the encoder
@@ -265,9 +270,18 @@ class Model(nn.Module):
         """Return the logits of the token after each of decoder_input (B, T): (B, T, vocab_size)."""
         return self.decode(decoder_input, *self.encode(src))
 
-    def forward(self, src, tgt):
+    def corrupt(self, tokens):
+        """Return the source and target of span corruption of tokens (B, T): (B, S), (B, U)."""
+        if self.config.sentinel == 0:
+            raise ValueError('the data set has no sentinels: expected one such as t5_spans')
+        return spans.corrupt(tokens, self.config.sentinel)
+
+    def forward(self, src=None, tgt=None, tokens=None):
         """Return sums over the target tokens tgt (B, T), padding excluded, given src (B, S): `loss` to
-        minimise, `count` of tokens, `nll`, not smoothed, in nats, and `correct` (top-1) predictions."""
+        minimise, `count` of tokens, `nll`, not smoothed, in nats, and `correct` (top-1) predictions. Of
+        `tokens` (B, T + 1), windows of a text that share one token, the spans of T are the target."""
+        if tokens is not None:
+            src, tgt = self.corrupt(tokens[:, 1:])              # two windows share a token
         decoder_input = F.pad(tgt[:, :-1], (1, 0))              # 0, then tgt without its last token
         logits = self.logits(src, decoder_input).flatten(0, 1)  # (B * T, vocab_size)
         target = tgt.flatten()                                  # (B * T,)

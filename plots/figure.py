@@ -35,14 +35,16 @@ def open_axes(axes, which='major'):
 
 
 def heatmap(axes, values, rows, columns, title, size, every=1):
-    """Draw a matrix of values between 0 (white) and 1 (blue), with the names of its rows and columns.
+    """Draw a matrix of values between 0 (white) and 1 (blue), with the names of its rows and columns; return
+    its image, for a color bar.
 
     size: of the font, in points. every: 3 for the name of each third row and column.
     """
-    axes.imshow(values, 'Blues', vmin=0, vmax=1)
+    image = axes.imshow(values, 'Blues', vmin=0, vmax=1)
     axes.set_xticks(range(0, len(columns), every))
     axes.set_yticks(range(0, len(rows), every))
     # parse_math: a '$' begins no formula
     axes.set_xticklabels(columns[::every], size=size, rotation=90, parse_math=False)
     axes.set_yticklabels(rows[::every], size=size, parse_math=False)
     axes.set_title(title, loc='left', size=size + 2)
+    return image

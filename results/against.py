@@ -5,7 +5,6 @@
 """
 import contextlib
 import dataclasses
-import inspect
 import math
 import statistics
 import time
@@ -49,8 +48,7 @@ class Ours:
         meta = data.prepare_if_missing(options['dataset'], options['prepare'])
         self.config = model_config(options['model'], settings.fields, meta['info'], options['dataset'])
         self.Model = import_module(f'models.{options["model"]}').Model
-        arguments = list(inspect.signature(self.Model.forward).parameters)[1:]
-        self.fields = [name for name in arguments if name != 'progress']        # which has a default
+        self.fields = data.fields_of(self.Model.forward, meta)
         augment = Augment(**{field.name: options[field.name] for field in dataclasses.fields(Augment)})
         self.split = data.load_split(options['dataset'], 'train', self.fields,
                                      getattr(self.config, 'block_size', 0), self.device, augment=augment)

@@ -13,7 +13,7 @@ import torch
 
 import data
 from core.errors import UserError
-from core.grid import enlargement, save_grid
+from core.grid import LETTER, as_many_as_rows, enlargement, save_grid
 from data.images import resize_and_center_crop
 from samples import class_names, device_of, grid_title, load_split, open_image, out_problems, own_images
 from samples import random_rows, show_each, warn_if_far, writing
@@ -66,8 +66,8 @@ def make_captions(images, true, predicted, probabilities, names):
 
     A mistake is marked by ✗ and has a second line, the true class. Long names are cut.
     """
-    width = images.shape[3] * enlargement(images)
-    n_letters = width // 7 - 5                      # a letter is about 7 pixels wide; 5 are for ' 100%'
+    width = images.shape[3] * enlargement(images, as_many_as_rows(len(images)))
+    n_letters = width // LETTER - 5                 # 5 are for ' 100%'
     short = []
     for name in names:
         short.append(name if len(name) <= n_letters else f'{name[:n_letters - 1]}…')

@@ -26,6 +26,13 @@ out = ''                # FILE.png; empty: named as the grid, beside the checkpo
 
 LIMITS = {'num_samples': 400}
 N_STEPS = 9
+TITLES = {
+    'prior': 'new images, a class in each row',
+    'wrong_label': 'left: an image of {split}, right: decoded with the given label',
+    'reconstruct': 'left: an image of {split}, right: decoded with its own label',
+    'interpolate': 'in each row from one image of {split} to another of its class',
+    'style': 'in each row one style, with the label of every class',
+}
 
 
 def problems(given):
@@ -124,21 +131,21 @@ def draw_changed(net, names, data_split, seed, generator):
         captions = []
         pairs = []
         for true, given in zip(label.tolist(), wrong.tolist()):
-            captions.append([f'true {names[true]} -> given {names[given]}'])
+            captions.append([f'true {names[true]}', f'given {names[given]}'])
             pairs.append({'true': true, 'given': given})
         return torch.cat([image, reconstruction], 3), captions, 0, pairs
 
-    captions = [[f'{names[i]}, row {row}'] for i, row in zip(label.tolist(), rows)]
     if grid == 'reconstruct':
         reconstruction = net.reconstruct(image, label)
+        captions = [[f'{names[i]}, row {row}'] for i, row in zip(label.tolist(), rows)]
         return torch.cat([image, reconstruction], 3), captions, 0, []   # (n, C, H, 2 W)
     other_rows = random_other_rows(data_split, rows, seed)
     other_image = data_split.batch(other_rows)['image']
     images = interpolate(net, image, other_image, label)
-    repeated = []
-    for caption in captions:
-        repeated += [caption] * N_STEPS
-    return images, repeated, N_STEPS, []
+    captions = []
+    for i, row, other in zip(label.tolist(), rows, other_rows):
+        captions += [[names[i], f'row {row}'], *[['']] * (N_STEPS - 2), [names[i], f'row {other}']]
+    return images, captions, N_STEPS, []
 
 
 def show(net, checkpoint, folder, seed):
@@ -147,14 +154,16 @@ def show(net, checkpoint, folder, seed):
     generator = torch.Generator(device).manual_seed(seed)
     names = class_names(checkpoint, net.config.n_class)
     pairs = []
+    title = TITLES[grid]
     if grid in ('prior', 'style'):
         images, captions, columns = draw_new(net, names, generator)
     else:
         data_split = load_split(checkpoint, split, ('image', 'label'), device)
         images, captions, columns, pairs = draw_changed(net, names, data_split, seed, generator)
+        title = title.format(split=data_split.name)
     file = Path(out or folder / f'{grid}.png')
     with writing(file):
-        save_grid(images.cpu().numpy(), captions, grid_title(checkpoint, grid), file, columns)
+        save_grid(images.cpu().numpy(), captions, grid_title(checkpoint, title), file, columns)
     if pairs:
         file = file.with_suffix('.json')
         with writing(file):

@@ -1,19 +1,23 @@
-"""Translate sentences, one on each line, or a split of the data set.
+"""Translate or summarize texts, one on each line, or a split of the data set.
 
     python sample.py --out_dir=out/multi30k --start='A dog runs.'
     python sample.py --out_dir=out/multi30k --start=FILE:english.txt --out=french.txt
     python sample.py --out_dir=out/multi30k --split=test --beam=4 --bleu
+    python sample.py --out_dir=out/t5_summarize --split=test --rouge
+    python sample.py --out_dir=out/t5_spans --start='The capital of <extra_id_0> is Paris .'
 """
 import functools
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from core import score, search
 from core.errors import UserError
 from core.facts import duration
+from core.rouge import rouge as mean_rouge
 from data import tokenizers
 from data.lines import split_lines
 from samples import device_of, load_split, out_problems, read_prompt, writing
@@ -24,6 +28,7 @@ split = ''              # rows of the data set to use without a start; empty: te
 out = ''                # file to write the translations to, one on each line; empty: they are printed
 bleu = False            # print BLEU, how similar the translations of a split are to its references, and how
                         # many are equal to theirs
+rouge = False           # print ROUGE, the same for summaries
 beam = 4                # beam size of the search; 1: greedy; 0: sample at random, by the options below
 length_penalty = 0.6    # of beam search; the larger, the more it favours long translations
 temperature = 0.8       # below 1 safer, above 1 wilder, 0 always the likeliest token
@@ -38,8 +43,8 @@ LIMITS = {'beam': 1000, 'length_penalty': 10, 'temperature': 1e9, 'top_k': 10**9
 def problems(given):
     """Return a line for each mistake in the options, of which `given` were given."""
     lines = out_problems(out)
-    if start and (split or bleu):
-        lines.append('start is text of your own; split and bleu are for rows of the data set')
+    if start and (split or bleu or rouge):
+        lines.append('start is text of your own; split, bleu and rouge are for rows of the data set')
     unused = [name for name in ('temperature', 'top_k', 'top_p', 'min_p') if name in given]
     if beam and unused:
         lines.append(f'{", ".join(unused)}: only used for sampling at random, --beam=0')
@@ -94,6 +99,12 @@ def show(net, checkpoint, folder, seed):
         warn_of_prefixes(lines, checkpoint.get('info', {}).get('prefixes', []))
         sources = [tokenizer.encode(line) + [search.END] for line in lines]
         name = ''
+    elif any(key.endswith('.tokens') for key in checkpoint['data']):    # a T5 that learned from text alone
+        if bleu or rouge:
+            raise UserError('the model was trained on text alone: bleu and rouge need pairs')
+        stream = load_split(checkpoint, split, ['tokens'], block_size=net.config.block_size)
+        print(preview(net, tokenizer, stream))
+        return
     else:
         pairs = load_split(checkpoint, split, ('src', 'tgt'))
         sources = [pairs.row('src', i) for i in range(pairs.size)]
@@ -109,32 +120,49 @@ def show(net, checkpoint, folder, seed):
     if out:
         with writing(out):
             Path(out).write_text(output, encoding='utf-8')
-    elif not bleu:
+    elif not bleu and not rouge:
         print(output, end='')
+    if bleu or rouge:
+        print_scores(texts, references, name, seed, seconds)
+        if checkpoint['tokenizer']['kind'] == 'unigram':        # which does not know all letters
+            print('references are as the tokenizer decodes them, so compare these numbers with no others')
+
+
+def print_scores(texts, references, name, seed, seconds):
+    """Print BLEU and ROUGE, those that were asked for, of the texts of a split `name`."""
+    method = f'beam {beam}, length_penalty {length_penalty}'
+    if beam == 1:
+        method = 'greedy'
+    elif beam == 0:
+        method = f'sampled at temperature {temperature}, top_k {top_k}, seed {seed}'
+    exact_match = score.exact_match(texts, references)
+    facts = f'{method}, at most 2 S + 10 tokens; {duration(seconds)}; exact match {exact_match:.2%}'
     if bleu:
-        method = f'beam {beam}, length_penalty {length_penalty}'
-        if beam == 1:
-            method = 'greedy'
-        elif beam == 0:
-            method = f'sampled at temperature {temperature}, seed {seed}'
         tokenization = score.choose_tokenizer(references)
-        bleu_score = score.bleu(texts, references, tokenization)
-        exact_match = score.exact_match(texts, references)
-        print(f'BLEU {bleu_score:.2f} of {len(texts):,} lines of {name}, cased, {tokenization}; {method}, '
-              f'at most 2 S + 10 tokens; {duration(seconds)}; exact match {exact_match:.2%}')
+        value = score.bleu(texts, references, tokenization)
+        print(f'BLEU {value:.2f} of {len(texts):,} lines of {name}, cased, {tokenization}; {facts}')
         if tokenization == 'char':
             print('char: most references have no spaces between words, so each character counts as a word')
-        if checkpoint['tokenizer']['kind'] == 'unigram':        # which does not know all letters
-            print('references are as the tokenizer decodes them, so compare this BLEU with no other')
+    if rouge:
+        values = mean_rouge(texts, references)
+        words = ', '.join(f'{measure} {value:.2f}' for measure, value in values.items())
+        print(f'{words} of {len(texts):,} lines of {name}, F1, lower case, no stemming; {facts}')
 
 
 def preview(net, tokenizer, split):
-    """Return the first three rows of a split: source, translation, reference."""
-    rows = range(min(3, split.size))
-    sources = [split.row('src', i) for i in rows]
-    references = [split.row('tgt', i) for i in rows]
+    """Return the first rows of a split, each as its source, what the model makes of it, and the reference.
+
+    Of text alone: the beginning of its first row without some spans, and those spans.
+    """
+    if 'tokens' in split.arrays:
+        tokens = split.batch(np.array([0]))['tokens'][:, :100]
+        sources, references = (ids.tolist() for ids in net.corrupt(tokens))
+    else:
+        rows = range(min(3, split.size))
+        sources = [split.row('src', i) for i in rows]
+        references = [split.row('tgt', i) for i in rows]
     translations = search.translate(net, sources)
     paragraphs = []
-    for sentences in zip(sources, translations, references):
-        paragraphs.append('\n'.join(text_of(tokenizer, ids) for ids in sentences))
+    for texts in zip(sources, translations, references):
+        paragraphs.append('\n'.join(text_of(tokenizer, ids) for ids in texts))
     return '\n\n'.join(paragraphs)

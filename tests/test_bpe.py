@@ -177,7 +177,9 @@ def test_ids_are_padding_end_bytes_merges_and_sentinels():
     tokens = bpe.BPE([b'th', b'the'], n_sentinel=2)
     assert tokens.vocab_size == 262
     assert tokens.encode('the that\xff') == [259, 2 + 32, 258, 2 + 97, 2 + 116, 2 + 0xc3, 2 + 0xbf]
-    assert tokens.decode([0, 259, 1, 260, 2 + 32, 261, 258, 0]) == 'the th'
+    assert tokens.decode([0, 259, 1, 260, 2 + 32, 261, 258, 0]) == 'the<extra_id_1> <extra_id_0>th'
+    assert tokens.encode('the<extra_id_1> <extra_id_0><extra_id_2>')[:4] == [259, 260, 2 + 32, 261]
+    assert tokens.decode(tokens.encode('<extra_id_2> <extra_id_')) == '<extra_id_2> <extra_id_'
     assert tokens.decode([2 + 0xc3, 259, 2 + 0xf0]) == '\ufffdthe\ufffd'
     assert tokens.begin() == [2 + 10]
 

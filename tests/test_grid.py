@@ -42,9 +42,9 @@ def test_a_grid_shows_every_pixel_and_frames_the_mistakes(tmp_path, C, H, W):
         frame = [canvas[y - 3, x:x + w], canvas[y + h + 2, x:x + w],
                  canvas[y:y + h, x - 3], canvas[y:y + h, x + w + 2]]
         assert (np.concatenate(frame) == (grid.MISTAKE if mistake else 255)).all()
-        below = canvas[y + h + 6:y + h + 46, x:x + w]
-        assert (below[:20] < 250).any() == (caption != [''])        # the first line of the caption
-        assert (below[20:] < 250).any() == mistake                  # the second
+        below = canvas[y + h + 6:y + h + 56, x:x + w]
+        assert (below[:22] < 250).any() == (caption != [''])        # the first line of the caption
+        assert (below[22:] < 250).any() == mistake                  # the second
         places.append((y, x))
     assert places == sorted(places)                                 # row by row
     assert len({y for y, _ in places}) == 3                         # 3 x 3
@@ -72,17 +72,21 @@ def test_title_and_captions_are_written_as_they_are(tmp_path, monkeypatch):
     assert written == ['the title', 'an apple 99%', '✗ an apple 50%', r'is $\x$']
 
 
-@pytest.mark.parametrize('n, scale', [(1, 20), (400, 20), (1600, 8), (9000, 1)])
+@pytest.mark.parametrize('n, scale', [(1, 20), (25, 20), (100, 12), (400, 4), (1600, 1), (9000, 1)])
 def test_of_very_many_images_each_is_drawn_smaller(n, scale):
     images = np.zeros((n, 1, 8, 8), np.uint8)
-    assert grid.enlargement(images) == scale
-    area = n * (8 * scale + grid.BETWEEN) * (8 * scale + grid.CAPTION)
-    assert area <= grid.MAX_PIXELS
+    assert grid.enlargement(images, grid.as_many_as_rows(n)) == scale
+    width = grid.LEFT + grid.as_many_as_rows(n) * (8 * scale + grid.BETWEEN)
+    assert width <= grid.MAX_WIDTH or scale == 1
+
+
+def test_an_image_of_very_many_pixels_is_drawn_as_it_is():
+    assert grid.enlargement(np.zeros((1, 3, 150, 5000), np.uint8), 1) == 1
 
 
 def test_a_grid_that_is_too_high_becomes_a_square(tmp_path):
     images = np.full((150, 1, 8, 8), 7, np.uint8)
     grid.save_grid(images, [['x']] * 150, 'title', tmp_path / 'x.png', columns=1)
     height, width, _ = read_png(tmp_path / 'x.png').shape
-    assert width == grid.LEFT + 13 * (160 + grid.BETWEEN)
-    assert height == grid.TOP + 12 * (160 + grid.CAPTION)
+    assert width == grid.LEFT + 13 * (64 + grid.BETWEEN)
+    assert height == grid.TOP + 12 * (64 + grid.CAPTION)

@@ -5,27 +5,27 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-import plot
 from core.errors import UserError
 from fake_runs import classifier_evaluation, write_log
+from plots import curves
 
 
 def test_mean_and_band_are_numpys_over_the_steps_that_all_seeds_have(tmp_path):
     seeds = [write_log(tmp_path / '1', [5, 3, 2.5], seed=1),
              write_log(tmp_path / '2', [4, 2], seed=2),
              write_log(tmp_path / '3', [6, 1.5], seed=3)]
-    x, mean, std = plot.mean_and_std(seeds, 'val', 'loss', 'step')
+    x, mean, std = curves.mean_and_std(seeds, 'val', 'loss', 'step')
     assert x.tolist() == [10, 20]
     assert mean == pytest.approx([np.mean([5, 4, 6]), np.mean([3, 2, 1.5])])
     assert std == pytest.approx([np.std([5, 4, 6], ddof=1), np.std([3, 2, 1.5], ddof=1)])
-    x, _, _ = plot.mean_and_std(seeds, 'val', 'loss', 'seconds')
+    x, _, _ = curves.mean_and_std(seeds, 'val', 'loss', 'seconds')
     assert x.tolist() == [3, 4]                                 # of seconds the mean
-    x, _, std = plot.mean_and_std(seeds[:1], 'val', 'loss', 'epoch')
+    x, _, std = curves.mean_and_std(seeds[:1], 'val', 'loss', 'epoch')
     assert x.tolist() == [0.5, 1, 1.5] and std.tolist() == [0, 0, 0]
 
 
 def test_a_loss_that_is_not_finite_is_a_gap(tmp_path):
-    _, mean, _ = plot.mean_and_std([write_log(tmp_path / 'a', [5, None, 2])], 'val', 'loss', 'step')
+    _, mean, _ = curves.mean_and_std([write_log(tmp_path / 'a', [5, None, 2])], 'val', 'loss', 'step')
     assert np.isnan(mean).tolist() == [False, True, False]
 
 
@@ -33,7 +33,7 @@ def test_seeds_without_a_step_in_common_are_an_error(tmp_path):
     later = [{'event': 'eval', 'split': 'val', 'step': 15, 'loss': 1.0, 'seconds': 1.0}]
     seeds = [write_log(tmp_path / '1', [5, 3]), write_log(tmp_path / '2', [], seed=2, more=later)]
     with pytest.raises(UserError, match='no step of val loss in common'):
-        plot.mean_and_std(seeds, 'val', 'loss', 'step')
+        curves.mean_and_std(seeds, 'val', 'loss', 'step')
 
 
 def test_a_curve_is_named_by_what_varies_or_by_its_folder_if_that_is_too_much(tmp_path, monkeypatch):
@@ -47,23 +47,23 @@ def test_a_curve_is_named_by_what_varies_or_by_its_folder_if_that_is_too_much(tm
     monkeypatch.setattr(Axes, 'plot', record)
     few = write_log(tmp_path / 'few', [3, 2])
     many = write_log(tmp_path / 'many', [3, 2], **{f'an_option_of_some_length_{i}': i for i in range(5)})
-    plot.draw_curves([few, many], out=str(tmp_path / 'x.png'))
+    curves.draw([few, many], out=str(tmp_path / 'x.png'))
     assert str(tmp_path / 'many') in labels
     labels.clear()
     runs = [write_log(tmp_path / str(seed), [3, 2], seed=seed, dropout=0.5) for seed in (1, 2)]
-    plot.draw_curves([few, *runs], out=str(tmp_path / 'x.png'))
+    curves.draw([few, *runs], out=str(tmp_path / 'x.png'))
     assert 'dropout 0.0' in labels and 'dropout 0.5, 2 seeds ± std' in labels
 
 
 @pytest.mark.parametrize('options', [{}, {'x': 'seconds'}, {'x': 'epoch', 'log': 'y'},
-                                     {'what': 'lr', 'log': 'xy'}])
+                                     {'names': ['lr', 'loss'], 'log': 'xy', 'line': 2.5}])
 def test_curves_are_written_to_a_file(tmp_path, options, capsys):
     runs = []
     for seed in 1, 2:
         for n_layer in range(1, 10):        # more groups than COLORS
             folder = tmp_path / f'{seed}{n_layer}'
             runs.append(write_log(folder, [5, 3 / seed, 2], seed=seed, n_layer=n_layer))
-    plot.draw_curves(runs, **options, out=str(tmp_path / 'x.png'))
+    curves.draw(runs, **options, out=str(tmp_path / 'x.png'))
     image = (tmp_path / 'x.png').read_bytes()
     assert image.startswith(b'\x89PNG') and len(image) > 10_000
     assert capsys.readouterr().out == f'wrote {tmp_path / "x.png"}\n'
@@ -73,11 +73,11 @@ def test_curves_are_written_to_a_file(tmp_path, options, capsys):
 def test_there_is_no_curve_of_a_metric_that_is_a_list(tmp_path, what):
     run = write_log(tmp_path / 'a', [3], more=[classifier_evaluation(20, 'val', np.eye(3))])
     with pytest.raises(UserError, match='there is accuracy, epoch, loss, lr'):
-        plot.draw_curves([run], what)
+        curves.draw([run], [what])
 
 
 def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
-    labels = [plot.log_tick(value, 0) for value in (0.02, 0.04, 1, 300, 700)]
+    labels = [curves.log_tick(value, 0) for value in (0.02, 0.04, 1, 300, 700)]
     assert labels == ['0.02', '', '1', '300', '']
 
 
@@ -95,6 +95,10 @@ def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
     (['a', '--what=reliability'], 'python sample.py --out_dir=a --out=a/test.jsonl'),
     (['a/log.jsonl', '--what=reliability'], 'a/log.jsonl:1 is not a line of probabilities'),
     (['none', 'b', '--table'], 'none has no evaluation on val'),
+    (['a', '--what=loss,accuracy'], 'no accuracy over step in a'),
+    (['a', '--what=gradients'], 'a/log.jsonl has no layer_norms'),
+    (['a', '--what=tsne'], 'there is no checkpoint a'),
+    (['a', '--what=heads'], 'there is no checkpoint a'),
     (['a', '--name=a/b'], '--name=a/b: expected')])
 def test_wrong_arguments_end_the_script_with_a_message_and_write_nothing(launch, tmp_path, argv, message):
     here = tmp_path / 'here'

@@ -149,12 +149,12 @@ def test_wrong_labels_are_in_captions_and_in_a_file(drawn, splits, tmp_path):
     found, captions, _ = drawn(grid='wrong_label')
     pairs = json.loads((tmp_path / 'x.json').read_text(encoding='utf-8'))
     assert len(pairs) == 25
-    for image, pair, [caption] in zip(found, pairs, captions):
+    for image, pair, caption in zip(found, pairs, captions):
         row = row_number(splits, image[:, :, :12])
         assert splits['test']['label'][row] == pair['true']
         assert pair['true'] != pair['given']
         assert image[0, 0, 12] == pair['given']
-        assert caption == f'true {CLASSES[pair["true"]]} -> given {CLASSES[pair["given"]]}'
+        assert caption == [f'true {CLASSES[pair["true"]]}', f'given {CLASSES[pair["given"]]}']
 
 
 def test_an_interpolation_goes_from_one_image_to_another_of_its_class(drawn, splits):
@@ -168,7 +168,9 @@ def test_an_interpolation_goes_from_one_image_to_another_of_its_class(drawn, spl
         middle = found[9 * i + 4].ravel()[1:].astype(float)
         mean = (found[9 * i].astype(float) + found[9 * i + 8]).ravel()[1:] / 2
         assert np.abs(middle - mean).max() <= 1
-        assert captions[9 * i:9 * i + 9] == [[f'{CLASSES[first % 4]}, row {first}']] * 9
+        name = CLASSES[first % 4]
+        expected = [[name, f'row {first}'], *[['']] * 7, [name, f'row {last}']]
+        assert captions[9 * i:9 * i + 9] == expected
 
 
 def test_the_only_image_of_its_class_is_interpolated_with_itself():

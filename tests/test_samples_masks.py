@@ -57,7 +57,7 @@ def read_panels(file, n, H, W):
     scale = math.ceil(160 / min(H, W))
     panels = np.empty((n, 4, H, W, 3), np.uint8)
     for i, j in itertools.product(range(n), range(4)):
-        top = 44 + i * (H * scale + 52)
+        top = 44 + i * (H * scale + 60)
         left = 20 + j * (W * scale + 20)
         panels[i, j] = canvas[top:top + H * scale:scale, left:left + W * scale:scale]
     return panels

@@ -28,6 +28,20 @@ from conftest import image_data
 
 # --- schedules and optimizers
 
+def test_the_gradients_of_the_layers_add_up_to_that_of_the_model(launch, toy, tmp_path):
+    argv = [*TINY, f'--dataset={toy}', f'--out_dir={tmp_path}/a', '--log_interval=2', '--grad_clip=0.01']
+    code, text = launch('train.py', *argv)
+    assert code == 0, text
+    lines = events(tmp_path / 'a')
+    assert [line['step'] for line in lines] == list(range(2, 21, 2))
+    for line in lines:
+        assert list(line['layer_norms']) == ['embed', 'blocks.0', 'blocks.1', 'head']
+        total = sum(norm ** 2 for norm in line['layer_norms'].values())
+        assert total == pytest.approx(line['grad_norm'] ** 2, rel=1e-5)         # before clipping, both
+    code, text = launch('plot.py', '--what=gradients', f'{tmp_path}/a', f'--out={tmp_path}/x.png')
+    assert code == 0 and (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG'), text
+
+
 def test_onecycle_is_torchs():
     total, warmup, peak, floor = 200, 60, 0.3, 1e-3
     p = nn.Parameter(torch.zeros(1))
@@ -656,6 +670,11 @@ def test_every_config_trains(launch, toy, tmp_path, config):
     if 'image' in fields:
         path = tmp_path / 'images'
         image_data(path)
+    elif keys.get('dataset') == 't5_spans':
+        path = tmp_path / 'spans'
+        tokens = np.arange(4000) % 250 + 2
+        data.save(str(path), {split: {'tokens': tokens} for split in ('train', 'val', 'test')},
+                  {'tokens': 'stream'}, {'vocab_size': 360, 'sentinel': 359})
     elif 'src' in fields:
         path = tmp_path / 'pairs'
         lines = [['one', 'un'], ['two', 'deux'], ['three', 'trois']] * 5

@@ -38,8 +38,8 @@ FILES = {       # split: NAME, and the sha256 of NAME.en.gz and NAME.fr.gz
         '3ba671ceb2299f3304ffafefea7a833d08632fbaf0ba18546f8a2ec2391af496')}
 
 
-if __name__ == '__main__':
-    globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
+def fetch_pairs():
+    """Return the pairs of each split, {split: [(English, French), ...]}, and where they came from."""
     splits = {}
     source = []
     for split, (name, *hashes) in FILES.items():
@@ -48,7 +48,15 @@ if __name__ == '__main__':
             file = f'{name}.{language}.gz'
             files.append(fetch('multi30k', file, [URL + file], sha256))
             source.append({'url': URL + file, 'sha256': data.file_hash(files[-1])})
-        splits[split] = [(prefix + src, tgt) for src, tgt in parallel(*files)]
+        splits[split] = list(parallel(*files))
+    return splits, source
+
+
+if __name__ == '__main__':
+    globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
+    splits, source = fetch_pairs()
+    for split, pairs in splits.items():
+        splits[split] = [(prefix + src, tgt) for src, tgt in pairs]
     info = {'prefixes': [prefix] if prefix else []}
     if tokenizer:
         reader = pretrained.read_tokenizer(tokenizer)

@@ -35,6 +35,14 @@ FILES = {'train': 'wikitext-2/wiki.train.tokens', 'val': 'wikitext-2/wiki.valid.
          'test': 'wikitext-2/wiki.test.tokens'}
 
 
+def fetch_texts():
+    """Return the text of each split, {split: text}, and where it came from, for meta.json."""
+    archive = fetch('wikitext2', 'wikitext-2-v1.zip', [URL], md5=MD5)
+    members = dict(unpack(archive, list(FILES.values()), max_bytes=1e8))
+    texts = {split: members[name].decode('utf-8') for split, name in FILES.items()}
+    return texts, [{'url': URL, 'sha256': data.file_hash(archive)}]
+
+
 def make_tokenizer(train):
     """Return the tokenizer that the options name. Words come with the most frequent first."""
     if tokenizer == 'gpt2':
@@ -56,15 +64,12 @@ if __name__ == '__main__':
     globals().update(settings.options)          # the options above, as given
     if 'vocab_size' in settings.given and tokenizer != 'bpe':
         raise UserError(f'--vocab_size={vocab_size}: only for --tokenizer=bpe')
-    archive = fetch('wikitext2', 'wikitext-2-v1.zip', [URL], md5=MD5)
-    members = dict(unpack(archive, list(FILES.values()), max_bytes=1e8))
-    texts = {split: members[name].decode('utf-8') for split, name in FILES.items()}
+    texts, source = fetch_texts()
     reader = make_tokenizer(texts['train'])
     splits = {split: {'tokens': np.array(reader.encode(text))} for split, text in texts.items()}
     words = {split: count_words(text) for split, text in texts.items()}
     data.save(out, splits, {'tokens': 'stream'}, {'vocab_size': reader.vocab_size, 'words': words},
-              reader.json(), {'tokenizer': tokenizer, 'vocab_size': vocab_size},
-              [{'url': URL, 'sha256': data.file_hash(archive)}])
+              reader.json(), {'tokenizer': tokenizer, 'vocab_size': vocab_size}, source)
     print(f'{data.folder(out)}: a vocabulary of {reader.vocab_size:,}')
     for split, n in words.items():
         n_tokens = len(splits[split]['tokens'])
