@@ -141,18 +141,20 @@ def step_flops(net, split, micro_batches, step):
     return sum(counts) / len(steps)
 
 
+@torch.no_grad()
 def count_flops(net, split, rows):
     """Return the FLOPs of the forward and backward pass over one micro-batch.
 
-    Two rows of it are enough: all are padded to the longest. They go through a copy of `net`, whose
-    gradients and BatchNorm statistics stay as they are.
+    The backward pass has two products for each one of the forward pass, with the inputs and with the weights;
+    so only the forward pass is counted. (torch's counter takes the backward pass of a depthwise convolution
+    for that of a full one.) Two rows are enough: all are padded to the longest. They go through a copy of
+    `net`, whose BatchNorm statistics stay as they are.
     """
     some = rows[-2:]                    # of rows sorted by length the longest
     counter = FlopCounterMode(display=False)
     try:
         with counter:
-            sums = copy.deepcopy(net)(**split.batch(some))
-            sums['loss'].backward()
+            copy.deepcopy(net)(**split.batch(some))
     except Exception as error:
         raise errors.with_advice(error, len(some))
-    return counter.get_total_flops() * len(rows) / len(some)
+    return 3 * counter.get_total_flops() * len(rows) / len(some)

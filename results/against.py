@@ -68,7 +68,7 @@ class Ours:
             self.net.compile(fullgraph=True)
 
     def batch(self, step):
-        """Return {field: tensor} of the rows that train.py reads at a step; a map reads the next ones ahead."""
+        """Return {field: tensor} of the rows of train.py's step; a memory map reads the next ones ahead."""
         rows = self.split.rows(step, self.options['batch_size'], self.options['seed'])
         next_rows = self.split.rows(step + 1, self.options['batch_size'], self.options['seed'])
         return self.split.batch(rows, next_rows)

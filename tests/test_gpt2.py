@@ -12,7 +12,7 @@ from conftest import ROOT
 from core import search
 from core.checkpoint import load_checkpoint
 from core.errors import UserError
-from data import gpt2_bpe, pretrained, pretrained_gpt2
+from data import gpt2_bpe, pretrained, pretrained_gpt2, tensor_file
 from models.gpt2 import Config, Model
 
 SMALL = dict(size='custom', vocab_size=13, block_size=16, n_layer=2, n_head=2, n_embd=16)
@@ -168,7 +168,8 @@ def test_names_of_the_hub_and_its_buffers_are_read_as_well(fixture, folder, tmp_
     weights = pretrained.read_weights(other)
     weights['h.0.attn.bias'] = torch.ones(1, 1, 32, 32)         # the causal mask, not a bias
     weights['h.0.attn.masked_bias'] = torch.tensor(-1e4)
-    pretrained.write_weights(other, {name: tensor.clone() for name, tensor in weights.items()})
+    copies = {name: tensor.clone() for name, tensor in weights.items()}
+    tensor_file.write(other / 'model.safetensors', copies)
     expected = Model.from_pretrained(folder).state_dict()
     found = Model.from_pretrained(other).state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

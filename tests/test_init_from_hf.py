@@ -6,7 +6,7 @@ import torch
 
 from core import checkpoint
 from core.checkpoint import load_checkpoint
-from data import pairs, pretrained, pretrained_t5, unigram
+from data import pairs, pretrained, pretrained_t5, tensor_file, unigram
 from models import t5
 from test_unigram import spec
 
@@ -43,7 +43,7 @@ def rename_weights(folder, names):
     weights = pretrained.read_weights(folder)
     renamed = {names.get(name, name): tensor.clone() for name, tensor in weights.items()}
     renamed.pop(None, None)
-    pretrained.write_weights(folder, renamed)
+    tensor_file.write(folder / 'model.safetensors', renamed)
 
 
 def test_load_gives_the_model_of_the_folder(folder):

@@ -1,6 +1,7 @@
 """The speed of a machine: FLOPs counted, peaks measured, times of configs estimated, the doctor's report."""
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import data
 from conftest import TINY, events
 from core import doctor, machine
-from models import cnn, gpt
+from models import cnn, gpt, mobilenet
 from conftest import image_data
 
 
@@ -27,6 +28,20 @@ def test_the_flops_of_linear_layers_are_those_of_their_products(tokens):
     assert machine.count_flops(net, tokens, rows) == pytest.approx(expected, rel=0.01)
     parts = lambda step: tokens.rows(step, 6, 1).reshape(2, 3)
     assert machine.step_flops(net, tokens, parts, 0) == pytest.approx(expected, rel=0.01)
+
+
+def test_the_flops_of_a_depthwise_convolution_are_not_those_of_a_full_one(tmp_path):
+    image_data(tmp_path / 'images')                             # 12 x 12
+    split = data.load_split(str(tmp_path / 'images'), 'train', ['image', 'label'])
+    net = mobilenet.Model(mobilenet.Config(width=0.25, n_class=3))
+    expected = 3 * 8 * 12 * 12 * 9                              # the first convolution, multiply-adds
+    channels, size = 8, 12
+    for out_channels, stride in mobilenet.LAYERS:
+        size = math.ceil(size / stride)
+        expected += size * size * (9 * channels + channels * out_channels // 4)
+        channels = out_channels // 4
+    expected += channels * 3
+    assert machine.count_flops(net, split, split.rows(0, 8, 1)) == 3 * 2 * 8 * expected
 
 
 def test_counting_changes_neither_gradients_nor_statistics(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from core.errors import UserError
-from data import pretrained, unigram
+from data import pretrained, tensor_file, unigram
 from test_unigram import spec
 
 SHAPES = [(), (0,), (3,), (2, 0, 5), (5, 7), (1, 1, 1)]
@@ -15,7 +15,7 @@ def some_tensors():
     """Return {name: tensor} of random bytes, of every dtype and several shapes."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for name, dtype in pretrained.DTYPES.items():
+    for name, dtype in tensor_file.DTYPES.items():
         for shape in SHAPES:
             n = torch.Size(shape).numel()
             high = 2 if dtype is torch.bool else 256
@@ -51,7 +51,7 @@ def test_every_dtype_and_shape_comes_back_to_the_bit(tmp_path):
     tensors = some_tensors()
     with warnings.catch_warnings():
         warnings.simplefilter('error')          # such as torch's about memory that cannot be written
-        pretrained.write_weights(tmp_path, tensors)
+        tensor_file.write(tmp_path / 'model.safetensors', tensors)
         assert_equal(pretrained.read_weights(tmp_path), tensors)
     assert [path.name for path in tmp_path.iterdir()] == ['model.safetensors']
 
@@ -59,14 +59,14 @@ def test_every_dtype_and_shape_comes_back_to_the_bit(tmp_path):
 def test_what_is_not_contiguous_or_needs_a_gradient_is_written_as_it_reads(tmp_path):
     weight = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
     tensors = {'w': weight, 't': weight.t(), 'part': weight[:, 1], 'one': weight[:1, 1], 'zero': weight[0, 1]}
-    pretrained.write_weights(tmp_path, tensors)
+    tensor_file.write(tmp_path / 'model.safetensors', tensors)
     expected = {name: tensor.detach() for name, tensor in tensors.items()}
     assert_equal(pretrained.read_weights(tmp_path), expected)
 
 
 def test_the_header_is_padded_and_every_tensor_aligned(tmp_path):
     tensors = some_tensors()
-    pretrained.write_weights(tmp_path, tensors)
+    tensor_file.write(tmp_path / 'model.safetensors', tensors)
     raw = (tmp_path / 'model.safetensors').read_bytes()
     n_header = int.from_bytes(raw[:8], 'little')
     header = json.loads(raw[8:8 + n_header])
@@ -76,12 +76,12 @@ def test_the_header_is_padded_and_every_tensor_aligned(tmp_path):
 
 
 def test_tensors_can_be_changed_and_outlive_the_file(tmp_path):
-    pretrained.write_weights(tmp_path, {'w': torch.arange(6.0)})
+    tensor_file.write(tmp_path / 'model.safetensors', {'w': torch.arange(6.0)})
     raw = (tmp_path / 'model.safetensors').read_bytes()
     found = pretrained.read_weights(tmp_path)['w']
     found += 1
     assert (tmp_path / 'model.safetensors').read_bytes() == raw         # the mapping is private
-    pretrained.write_weights(tmp_path, {'w': torch.zeros(6)})           # another file takes the name
+    tensor_file.write(tmp_path / 'model.safetensors', {'w': torch.zeros(6)})    # another file takes the name
     (tmp_path / 'model.safetensors').unlink()
     assert found.tolist() == [1, 2, 3, 4, 5, 6]
 
@@ -94,7 +94,7 @@ def test_tensors_that_are_not_aligned_are_read(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    pretrained.write_weights(tmp_path, {'w': torch.ones(2)})
+    tensor_file.write(tmp_path / 'model.safetensors', {'w': torch.ones(2)})
     monkeypatch.setattr('os.replace', lambda *names: (_ for _ in ()).throw(OSError(28, 'No space left')))
     with pytest.raises(UserError, match='No space left') as error:
         pretrained.write(tmp_path, {}, {'w': torch.zeros(2)})
@@ -106,14 +106,14 @@ def test_the_safetensors_library_reads_our_files_and_we_read_its_files(tmp_path)
     library = pytest.importorskip('safetensors.torch')
     tensors = some_tensors()
     file = tmp_path / 'model.safetensors'
-    pretrained.write_weights(tmp_path, tensors)
+    tensor_file.write(tmp_path / 'model.safetensors', tensors)
     assert_equal(library.load_file(file), tensors)
     for metadata in None, {'format': 'pt'}:
         library.save_file(tensors, file, metadata)
         assert_equal(pretrained.read_weights(tmp_path), tensors)
     library.save_file({}, file)
     assert pretrained.read_weights(tmp_path) == {}
-    pretrained.write_weights(tmp_path, {})
+    tensor_file.write(tmp_path / 'model.safetensors', {})
     assert library.load_file(file) == {}
 
 
@@ -171,7 +171,7 @@ def test_a_header_that_cannot_be_is_an_error_before_it_is_read(tmp_path, n_heade
 
 def test_every_shorter_file_is_an_error(tmp_path):
     file = tmp_path / 'model.safetensors'
-    pretrained.write_weights(tmp_path, {'w': torch.ones(3), 'v': torch.ones(2, dtype=torch.int8)})
+    tensor_file.write(file, {'w': torch.ones(3), 'v': torch.ones(2, dtype=torch.int8)})
     raw = file.read_bytes()
     for n in range(len(raw)):
         file.write_bytes(raw[:n])
@@ -181,7 +181,7 @@ def test_every_shorter_file_is_an_error(tmp_path):
 
 def test_a_file_with_flipped_bits_is_an_error_or_gives_tensors(tmp_path):
     file = tmp_path / 'model.safetensors'
-    pretrained.write_weights(tmp_path, {'w': torch.ones(3), 'v': torch.ones(2, dtype=torch.int8)})
+    tensor_file.write(file, {'w': torch.ones(3), 'v': torch.ones(2, dtype=torch.int8)})
     raw = file.read_bytes()
     for n in range(0, 8 * len(raw), 3):
         file.write_bytes((int.from_bytes(raw, 'little') ^ 1 << n).to_bytes(len(raw), 'little'))
