@@ -29,6 +29,7 @@ class Config:
     n_head: int = 8                 # attention heads, each n_embd / n_head wide
     n_embd: int = 512               # C, width of the residual stream (d_model)
     n_hidden: int = 2048            # hidden width of the feed-forward network (d_ff)
+    pos: Literal['sinusoidal', 'learned', 'none'] = 'sinusoidal'    # positional encoding
     dropout: float = 0.1            # rate, on the embeddings and on what each sub-layer adds
     norm: Literal['pre', 'post'] = 'pre'            # LayerNorm before each sub-layer, or after it (the paper)
     tie: bool = True                # share one matrix between both embeddings and the head
@@ -170,6 +171,8 @@ class Model(nn.Module):
         self.embed_tgt = self.embed_src
         if not config.tie:
             self.embed_tgt = nn.Embedding(config.vocab_size, C)
+        if config.pos == 'learned':
+            self.embed_pos = nn.Embedding(config.block_size, C)             # of source and target
         self.drop = nn.Dropout(config.dropout)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layer))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_layer))
@@ -193,7 +196,11 @@ class Model(nn.Module):
         """Return embeddings plus positional encoding: ids (B, T) at positions from `start` -> (B, T, C)."""
         position = start + torch.arange(tokens.size(1), device=tokens.device)   # (T,)
         x = embedding(tokens) * math.sqrt(self.config.n_embd)                   # (B, T, C)
-        return self.drop(x + sinusoids(position, x.size(2)))
+        if self.config.pos == 'sinusoidal':
+            x = x + sinusoids(position, x.size(2))
+        elif self.config.pos == 'learned':
+            x = x + self.embed_pos(position)
+        return self.drop(x)
 
     def encode(self, src):
         """Return what `decode` needs of src (B, S): cross_kv, for each layer of the decoder the keys and

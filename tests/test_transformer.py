@@ -183,6 +183,24 @@ def test_the_positional_encoding_is_the_papers_from_any_position_on(width):
     assert close(sinusoids(torch.arange(3, 9), width), expected[3:])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('pos', ['sinusoidal', 'learned', 'none'])
+def test_without_positions_the_order_of_the_source_does_not_matter(pos):
+    model = make(pos=pos)
+    src, tgt = batch()
+    turned = src.clone()
+    turned[0] = turned[0].flip(0)               # a row without padding
+    assert close(model.logits(turned, tgt), model.logits(src, tgt)) == (pos == 'none')
+
+
+@torch.no_grad()
+def test_learned_positions_are_those_of_the_tokens_also_with_a_cache():
+    model = make(pos='learned')
+    tokens = torch.tensor([[3, 4]])
+    expected = 4 * model.embed_src.weight[[3, 4]] + model.embed_pos.weight[[5, 6]]      # 4: sqrt(n_embd)
+    assert torch.allclose(model.embed(model.embed_src, tokens, start=5)[0], expected)
+
+
 @pytest.mark.parametrize('norm', NORMS)
 def test_both_ways_to_compute_attention_give_the_same_logits_and_gradients(norm):
     a = make(norm=norm, flash=True)
