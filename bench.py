@@ -23,6 +23,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import configurator
@@ -138,20 +139,25 @@ def compare(argv, change, steps, rounds):
 
 
 def check_record(path, steps):
-    """Time the configs of a record; print each fraction of the peak beside the recorded one."""
-    device = machine.devices()[-1]
-    dtype = machine.native_dtypes(device)[0]
+    """Time the configs of a record of this repository, which is of a CPU; print each fraction of the peak beside
+    the recorded one. Return how many have fallen.
+    """
+    dtype = machine.native_dtypes('cpu')[0]
+    n_fallen = 0
     for config, entry in json.loads(path.read_text(encoding='utf-8')).items():
         if dtype not in entry:
             continue
         try:
-            found = measure_elsewhere([config, f'--dtype={dtype}'], steps)['fraction_of_peak']
+            found = measure_elsewhere([config, '--device=cpu', f'--dtype={dtype}'], steps)['fraction_of_peak']
         except UserError as error:
             print(f'{config}: not measured: {error}')
             continue
         recorded = entry[dtype]['fraction_of_peak']
-        verdict = 'FALLEN' if found < FALLEN * recorded else 'as before'
+        fallen = found < FALLEN * recorded
+        n_fallen += fallen
+        verdict = 'FALLEN' if fallen else 'as before'
         print(f'{config}: {found:.3f} of the peak in {dtype}, {recorded:.3f} recorded: {verdict}', flush=True)
+    return n_fallen
 
 
 def time_generation(argv, n_tokens):
@@ -181,8 +187,7 @@ def time_generation(argv, n_tokens):
                     next(steps)
                     machine.synchronize(device)
                     seconds.append(time.perf_counter() - start)
-            later = sorted(seconds[1:])
-            p50, p95 = (1e3 * later[int(part * (len(later) - 1))] for part in (0.5, 0.95))
+            p50, p95 = np.percentile(seconds[1:], [50, 95]) * 1e3
             print(f'{batch_size} x {n_tokens} tokens after {prompt}, {name}: '
                   f'{batch_size * n_tokens / sum(seconds):,.0f} tokens/s; first {1e3 * seconds[0]:.1f} ms, '
                   f'later {p50:.2f} ms (median), {p95:.2f} ms (95 %)')
@@ -196,8 +201,11 @@ if __name__ == '__main__':
     if steps < 1 or rounds < 1 or generate < 0:
         raise UserError('steps and rounds must be at least 1 and generate at least 0, got '
                         f'{steps}, {rounds}, {generate}')
+    if (check or against or generate) and (record or profile or json_file):
+        raise UserError('record, profile and json_file are for one measurement: not with check, against, generate')
     if check:
-        check_record(ROOT / 'results' / 'speed.json', steps)
+        if check_record(ROOT / 'results' / 'speed.json', steps):
+            raise SystemExit(7)             # a target was missed
     elif against:
         compare(rest, against, steps, rounds)
     elif generate:

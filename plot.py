@@ -7,7 +7,7 @@
     python plot.py --what=loss,accuracy --x=epoch out/a              # several beside each other
     python plot.py --what=gradients out/a                            # the gradient's norm in each layer
     python plot.py --what=attention out/multi30k --start='A dog runs.'   # which token attended to which
-    python plot.py --what=heads out/shakespeare                      # heads whose work has a name
+    python plot.py --what=heads out/shakespeare                      # previous-token and induction heads
     python plot.py --what=tsne out/cifar10_cnn                       # t-SNE of features or of embeddings
     python plot.py --what=relative_bias out/t5_multi30k              # how T5's heads weigh distances
     python plot.py --table out/a out/b                               # what each run reached, and when

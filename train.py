@@ -11,8 +11,8 @@ is here and in core/optim.py, which rows it reads is in data/, what a model is i
 
 Rows, noise and learning rate of a step follow from the options and the number of the step. So a checkpoint
 needs no state of a random generator, and a run that was killed goes on as if nothing had happened. A batch of
-8 rows may be split over processes and micro-batches: the update stays the same, but for dropout noise and
-BatchNorm's statistics, which each micro-batch has to itself.
+8 rows may be split over processes and micro-batches: the update stays the same, but for noise inside a model
+(dropout, T5's spans) and BatchNorm's statistics, which each micro-batch has to itself.
 """
 import time
 start = time.monotonic()            # the run's clock starts before torch is imported
@@ -357,12 +357,12 @@ if __name__ == '__main__':
         grads = [p.grad for p in trainable]
         torch._foreach_mul_(grads, factor.float())
         norms = layer_norms(net) if (step + 1) % log_interval == 0 else {}
-        sums |= norms
+        sums |= norms                       # so that they need no copy to the CPU of their own
         sums['grad_norm'] = nn.utils.clip_grad_norm_(trainable, grad_clip or math.inf)
         sums = processes.to_host(sums)                      # the only time the CPU waits for the device
         stop = sums.pop('stop').item()
         grad_norm = sums.pop('grad_norm').item()
-        norms = {layer: sums.pop(layer).item() for layer in norms}
+        norms = {name.removeprefix('norm of '): sums.pop(name).item() for name in norms}
         mean_loss = sums['loss'] / sums['count']
         objective = mean_loss.item()        # what is minimised; the loss of net.metrics has no smoothing
         finite = math.isfinite(grad_norm) and math.isfinite(objective)

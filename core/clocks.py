@@ -35,6 +35,7 @@ class Clocks:
         self.tokens = 0             # that are no padding, in all batches so far
         self.batches = 0
         self.profiler = None
+        self.open = set()           # the parts that are being measured
 
     def measure(self, owner, name, part):
         """Replace a function of `owner` by one that adds the time of its calls to `part`."""
@@ -42,8 +43,12 @@ class Clocks:
 
         @functools.wraps(function)
         def timed(*arguments, **keywords):
+            if part in self.open:                       # a call within a call, as of Split.batch
+                return function(*arguments, **keywords)
+            self.open.add(part)
             start = self.now()
             result = function(*arguments, **keywords)
+            self.open.remove(part)
             times = self.parts.setdefault(part, [0.0] * (self.steps + WARMUP + 1))
             times[self.step] += self.now() - start
             return result
@@ -74,10 +79,12 @@ class Clocks:
         return counted
 
     def count_tokens(self, function):
-        """Return Split.batch, which also counts the tokens of its batch that are no padding."""
+        """Return Split.batch, which also counts the tokens of a step's batch that are no padding."""
         @functools.wraps(function)
         def counted(split, *arguments):
             batch = function(split, *arguments)
+            if self.last is None or not torch.is_grad_enabled():        # before the first step; an evaluation
+                return batch
             for values in batch.values():
                 if values.dtype == torch.int64 and values.dim() == 2:       # tokens; of a stream T + 1
                     self.tokens += values.count_nonzero().item() if split.ragged else values[:, 1:].numel()
@@ -104,6 +111,8 @@ def run_train(argv, clocks, model):
             runpy.run_path(sys.argv[0], run_name='__main__')
         except Finished:
             lines = (Path(folder) / 'bench' / 'log.jsonl').read_text(encoding='utf-8').splitlines()
-        except SystemExit:
+        except SystemExit as stop:
+            if stop.code:
+                raise
             raise UserError(f'the run has fewer than {clocks.steps + WARMUP} steps; give a smaller --steps')
     return [json.loads(line) for line in lines]

@@ -145,10 +145,11 @@ def step_flops(net, split, micro_batches, step):
 def count_flops(net, split, rows):
     """Return the FLOPs of the forward and backward pass over one micro-batch.
 
-    The backward pass has two products for each one of the forward pass, with the inputs and with the weights;
-    so only the forward pass is counted. (torch's counter takes the backward pass of a depthwise convolution
-    for that of a full one.) Two rows are enough: all are padded to the longest. They go through a copy of
-    `net`, whose BatchNorm statistics stay as they are.
+    Only the forward pass is counted. The backward pass has two products for each of its products, one for the
+    gradient of the inputs and one for that of the weights; the images at the first layer need none, which is
+    neglected. (torch's counter takes the backward pass of a depthwise convolution for that of a full one.)
+    Two rows are enough: all are padded to the longest. They go through a copy of `net`, whose BatchNorm
+    statistics stay as they are.
     """
     some = rows[-2:]                    # of rows sorted by length the longest
     counter = FlopCounterMode(display=False)

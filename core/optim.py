@@ -211,16 +211,16 @@ def newton_schulz_gram(X):
 
 
 def layer_norms(net):
-    """Return the norm of the gradient of each layer, {'embed': tensor, 'blocks.0': tensor, 'head': tensor}.
+    """Return the norm of the gradient of each layer, {'norm of blocks.0': tensor, 'norm of head': tensor}.
 
     A layer is a child of the model, or of a list of them. Their squares add up to that of the whole.
     """
     grads = {}
     for name, weight in net.named_parameters():
         if weight.grad is not None:
-            layer = re.match(r'[^.]+(\.\d+)?', name)[0]
+            layer = re.match(r'[^.]+(\.\d+)?', name)[0]        # 'blocks.0' of 'blocks.0.mlp.fc.weight'
             grads.setdefault(layer, []).append(weight.grad)
-    return {layer: torch.stack(torch._foreach_norm(own)).norm() for layer, own in grads.items()}
+    return {f'norm of {layer}': torch.stack(torch._foreach_norm(own)).norm() for layer, own in grads.items()}
 
 
 def update_ema(ema_weights, live, ema, step):

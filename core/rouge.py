@@ -17,16 +17,23 @@ def tokenize(text):
     return re.findall('[a-z0-9]+', text.lower())
 
 
-def tokenize_any_language(text):
-    r"""Return the words of a text in lower case, r'\w+'. Compare its ROUGE with no other tokenizer's."""
+def tokenize_letters(text):
+    r"""Return the words of a text of any language in lower case, r'\w+': été is one word."""
     return re.findall(r'\w+', text.lower())
 
 
-TOKENIZERS = {'english': tokenize, 'any': tokenize_any_language}
+TOKENIZERS = {'a-z0-9': tokenize, 'letters': tokenize_letters}      # numbers of two are not comparable
+
+
+def choose_tokenizer(lines):
+    """Return 'letters' if of a hundred letters of the lines more than one is not a to z, else 'a-z0-9'."""
+    letters = [letter for letter in ''.join(lines).lower() if letter.isalpha()]
+    n_other = sum(letter > 'z' for letter in letters)
+    return 'letters' if 100 * n_other > len(letters) else 'a-z0-9'
 
 
 def precision_recall_f1(n_common, n_text, n_reference):
-    """Return the part of the text that the reference has, the reverse, and their harmonic mean: 0 to 1."""
+    """Return precision, recall and F1, from 0 to 1, of n_common matches between a text and a reference."""
     precision = n_common / max(n_text, 1)
     recall = n_common / max(n_reference, 1)
     f1 = 2 * precision * recall / (precision + recall) if n_common else 0.0
@@ -69,10 +76,10 @@ def common_subsequence(reference, text):
 
 def rouge_lsum(text, reference):
     """Return precision, recall and F1 of two lists of lines, which are lists of words."""
-    left = Counter(word for line in text for word in line)                  # words that are not counted yet
-    left_in_reference = Counter(word for line in reference for word in line)
-    n_text = left.total()
-    n_reference = left_in_reference.total()
+    unmatched = Counter(word for line in text for word in line)
+    unmatched_in_reference = Counter(word for line in reference for word in line)
+    n_text = unmatched.total()
+    n_reference = unmatched_in_reference.total()
     common = 0
     for line in reference:
         union = set()
@@ -80,9 +87,9 @@ def rouge_lsum(text, reference):
             union.update(common_subsequence(line, other))
         for position in union:
             word = line[position]
-            if left[word] and left_in_reference[word]:
-                left[word] -= 1
-                left_in_reference[word] -= 1
+            if unmatched[word] and unmatched_in_reference[word]:
+                unmatched[word] -= 1
+                unmatched_in_reference[word] -= 1
                 common += 1
     return precision_recall_f1(common, n_text, n_reference)
 
@@ -102,7 +109,7 @@ def rouge_of_text(text, reference, split=tokenize):
     }
 
 
-def rouge(texts, references, tokenizer='english'):
+def rouge(texts, references, tokenizer='a-z0-9'):
     """Return {measure: mean F1 of the texts in [0, 100]}.
 
     references: for each text a string. tokenizer: a key of TOKENIZERS. Raises ValueError unless there are

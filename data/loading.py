@@ -17,7 +17,8 @@ MEMORY_INFO = '/proc/meminfo'       # Linux
 def fields_of(forward, meta):
     """Return the fields to load for a model's forward: of forward(self, image, label) image and label.
 
-    A parameter with a default is a field that a data set may lack; `progress` is none. meta: of the data set.
+    A parameter with a default is a field that a data set may lack. `progress` is no field: train.py passes it
+    itself. meta: of the data set.
     """
     names = []
     missing = []

@@ -12,38 +12,41 @@ from itertools import chain
 
 from data import bpe
 from data.multi30k.prepare import fetch_pairs
+from data.spans import N_SENTINEL
 from data.wikitext2.prepare import fetch_texts
 
 TRANSLATE = 'translate English to French: '
 SUMMARIZE = 'summarize: '
 VOCAB_SIZE = 8000       # ids of the tokenizer, sentinels among them
-N_SENTINEL = 100        # as many as T5 has
 
 # A line such as ' = = Early life = = ': as many signs as the section is deep, on either side.
 HEADING = re.compile(r'(?:= )+(.+?)(?: =)+')
 
 
 def make_tokenizer():
-    """Return a BPE learned on the training texts of all tasks, and the `info` that a model needs of it."""
-    texts, _ = fetch_texts()
-    pairs, _ = fetch_pairs()
-    lines = chain(texts['train'].splitlines(keepends=True), *pairs['train'])
-    tokenizer = bpe.train(lines, VOCAB_SIZE, N_SENTINEL)
-    return tokenizer, {'vocab_size': tokenizer.vocab_size, 'sentinel': tokenizer.vocab_size - 1}
+    """Return a BPE learned on the training texts of all tasks, the `info` that a model needs of it, and where
+    the texts came from.
+    """
+    texts, source = fetch_texts()
+    pairs, more_source = fetch_pairs()
+    captions = chain.from_iterable(pairs['train'])
+    tokenizer = bpe.train(chain(texts['train'].splitlines(keepends=True), captions), VOCAB_SIZE, N_SENTINEL)
+    info = {'vocab_size': tokenizer.vocab_size, 'sentinel': tokenizer.vocab_size - 1}
+    return tokenizer, info, source + more_source
 
 
 def translation_pairs():
-    """Return {split: [(English with the name of the task, French), ...]}, and where they came from."""
-    splits, source = fetch_pairs()
+    """Return {split: [(English with the name of the task, French), ...]}."""
+    splits, _ = fetch_pairs()
     for split, pairs in splits.items():
         splits[split] = [(TRANSLATE + english, french) for english, french in pairs]
-    return splits, source
+    return splits
 
 
 def summary_pairs(max_words):
-    """Return {split: [(first words with the name of the task, heading), ...]}, and where they came from."""
-    texts, source = fetch_texts()
-    return {split: list(find_summaries(text, max_words)) for split, text in texts.items()}, source
+    """Return {split: [(first words with the name of the task, heading), ...]}."""
+    texts, _ = fetch_texts()
+    return {split: list(find_summaries(text, max_words)) for split, text in texts.items()}
 
 
 def find_summaries(text, max_words):

@@ -270,18 +270,12 @@ class Model(nn.Module):
         """Return the logits of the token after each of decoder_input (B, T): (B, T, vocab_size)."""
         return self.decode(decoder_input, *self.encode(src))
 
-    def corrupt(self, tokens):
-        """Return the source and target of span corruption of tokens (B, T): (B, S), (B, U)."""
-        if self.config.sentinel == 0:
-            raise ValueError('the data set has no sentinels: expected one such as t5_spans')
-        return spans.corrupt(tokens, self.config.sentinel)
-
     def forward(self, src=None, tgt=None, tokens=None):
         """Return sums over the target tokens tgt (B, T), padding excluded, given src (B, S): `loss` to
         minimise, `count` of tokens, `nll`, not smoothed, in nats, and `correct` (top-1) predictions. Of
         `tokens` (B, T + 1), windows of a text that share one token, the spans of T are the target."""
         if tokens is not None:
-            src, tgt = self.corrupt(tokens[:, 1:])              # two windows share a token
+            src, tgt = spans.corrupt(tokens[:, 1:], self.config.sentinel)       # windows share a token
         decoder_input = F.pad(tgt[:, :-1], (1, 0))              # 0, then tgt without its last token
         logits = self.logits(src, decoder_input).flatten(0, 1)  # (B * T, vocab_size)
         target = tgt.flatten()                                  # (B * T,)
@@ -318,6 +312,8 @@ def check(config):
         value = getattr(config, name)
         if value < 1:
             problems.append(f'{name} must be at least 1, got {value}')
+    if not 0 <= config.sentinel < config.vocab_size:
+        problems.append(f'sentinel must be an id below {config.vocab_size}, got {config.sentinel}')
     for name in ('dropout', 'label_smoothing'):
         rate = getattr(config, name)
         if not 0 <= rate < 1:

@@ -14,25 +14,31 @@ def draw(runs, names=('loss',), x='step', log='none', line=0.0, out='plot.png'):
     """Draw each of `names` over `x`: on val with train faint behind it, or on train if val has none.
 
     Of several seeds, draw the mean and a band of one standard deviation. The axis shows the values on val;
-    train may begin far above. Raises UserError, with nothing written, if a run has not logged these numbers.
+    train may begin far above. `line` is a horizontal line in the first plot, 0 none. Raises UserError, with nothing written, if a run has not logged these numbers.
     """
     splits_of = {name: splits_with(runs, name, x) for name in names}
     figure = new_figure(8 if len(names) == 1 else 5.5 * len(names), 4.8)
     subjects = {f'{run["keys"]["model"]} on {run["keys"]["dataset"]}' for run in runs}
     figure.suptitle(' and '.join(sorted(subjects)), x=0.01, ha='left', fontsize='medium')
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
-        draw_number(axes, runs, splits_of[name], name, x, log)
-        if line:
-            axes.axhline(line, color='gray', linestyle='--', linewidth=0.8)
-            axes.annotate(f'{line:g}', (0, line), xycoords=('axes fraction', 'data'), va='bottom',
-                          fontsize='small', color='gray')
+        draw_number(axes, runs, splits_of[name], name, x, log, line if name == names[0] else 0)
         if len(runs) > 1 and name == names[0]:
             axes.legend(frameon=False, fontsize='small')
     save_figure(figure, out)
 
 
-def draw_number(axes, runs, splits, what, x, log):
-    """Draw one number of all runs."""
+def draw_number(axes, runs, splits, what, x, log, line):
+    """Draw one number of all runs, and a horizontal line."""
+    if 'x' in log:
+        axes.set_xscale('log')
+        axes.xaxis.set(major_formatter=log_tick, minor_formatter=log_tick)
+    if 'y' in log:
+        axes.set_yscale('log')
+        axes.yaxis.set(major_formatter=log_tick, minor_formatter=log_tick)
+    if line:
+        axes.axhline(line, color='gray', linestyle='--', linewidth=0.8)
+        axes.annotate(f'{line:g}', (0, line), xycoords=('axes fraction', 'data'), va='bottom',
+                      fontsize='small', color='gray')
     groups = group_seeds(runs)
     colors = COLORS
     if len(groups) > len(COLORS):
@@ -49,13 +55,8 @@ def draw_number(axes, runs, splits, what, x, log):
             axes.plot(smooth(position), smooth(mean), color=color, alpha=0.4, linewidth=0.8, zorder=1)
     faint = ', train faint' if len(splits) > 1 else ''
     axes.set(xlabel=x, ylabel=f'{splits[0]} {LABELS.get(what, what)}{faint}')
-    axes.locator_params('x', integer=x == 'step')
-    if 'x' in log:
-        axes.set_xscale('log')
-        axes.xaxis.set(major_formatter=log_tick, minor_formatter=log_tick)
-    if 'y' in log:
-        axes.set_yscale('log')
-        axes.yaxis.set(major_formatter=log_tick, minor_formatter=log_tick)
+    if 'x' not in log:
+        axes.locator_params('x', integer=x == 'step')
     open_axes(axes, which='both')
 
 

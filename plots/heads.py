@@ -1,7 +1,8 @@
-"""Heads of a GPT whose work has a name, found by where their attention goes.
+"""Previous-token heads, first-token heads and induction heads of a GPT, found by where they attend.
 
     previous token      to the token before
-    first token         to the first token of the window, where a head looks that has nothing to do
+    first token         to the first token of the window, where a head looks that has nothing to do: an
+                        attention sink (Xiao et al. 2023, arXiv:2309.17453)
     induction           in a sequence that repeats, to the token that followed this one the first time, so
                         that the model can continue it (Olsson et al. 2022, arXiv:2209.11895)
 
@@ -64,8 +65,8 @@ def draw(path, seed=0, out='plot.png'):
     net = build_model(checkpoint)
     if net.makes != 'text':
         raise UserError(f'{path} has no heads to search: expected a model that writes text')
-    T = min(128, net.config.block_size)
-    split = load_split(checkpoint, '', ['tokens'], block_size=T)
+    split = load_split(checkpoint, '', ['tokens'], block_size=min(128, net.config.block_size))
+    T = min(split.block_size, split.size - 1)
     rows = random_rows(split, 16, seed).clip(max=split.size - T - 1)    # where windows begin
     text = split.batch(rows)['tokens'][:, :T]
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
@@ -84,7 +85,8 @@ def draw(path, seed=0, out='plot.png'):
         # Of a repeated sequence the second half attends to the first. The maps are cut to 32 tokens.
         first = len(tokens) // 2 if name == 'induction' else 0
         weights = maps[layer, head][first:first + 32, :32]
-        names = token_names(tokenizer, tokens[:32].tolist())
-        image = heatmap(below[column], weights.numpy(), names, names, which, size=5)
+        queries = token_names(tokenizer, tokens[first:first + 32].tolist())
+        keys = token_names(tokenizer, tokens[:32].tolist())
+        image = heatmap(below[column], weights.numpy(), queries, keys, which, size=5)
     figure.colorbar(image, ax=[*above, *below], label='attention weight', shrink=0.5, fraction=0.02)
     save_figure(figure, out)

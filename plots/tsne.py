@@ -5,7 +5,8 @@ are in it. q_ij is the same of their places in the picture, by Student's t-distr
 leave room for those that are not near. The places are moved until q is like p, by gradient descent on the
 Kullback-Leibler divergence KL(p || q).
 
-Neighbours in the picture are neighbours in truth. Sizes of clusters and distances between them mean nothing.
+Neighbours in the picture are mostly neighbours in truth. Sizes of clusters and distances between them mean
+nothing.
 """
 import math
 
@@ -33,25 +34,28 @@ def joint_probabilities(x, perplexity):
     p(j | i) is proportional to exp(-beta_i d_ij^2). beta_i is found by bisection, such that the entropy of
     p(. | i) is ln(perplexity).
     """
-    distance = squared_distances(x.double())
-    distance.fill_diagonal_(math.inf)               # no point is its own neighbour
-    nearest = distance.amin(1, keepdim=True)
-    finite = torch.where(distance == math.inf, 0.0, distance)
+    distance2 = squared_distances(x.double())
+    distance2.fill_diagonal_(math.inf)              # no point is its own neighbour
+    nearest = distance2.amin(1, keepdim=True)
+    finite = torch.where(distance2 == math.inf, 0.0, distance2)
     N = len(x)
     beta = torch.ones(N, 1, dtype=torch.double)
-    least = torch.zeros(N, 1, dtype=torch.double)
-    most = torch.full((N, 1), math.inf, dtype=torch.double)
+    beta_min = torch.zeros(N, 1, dtype=torch.double)
+    beta_max = torch.full((N, 1), math.inf, dtype=torch.double)
     for _ in range(100):
-        p = torch.exp(-beta * (distance - nearest))     # the nearest has 1: no row is 0 altogether
+        p = torch.exp(-beta * (distance2 - nearest))    # the nearest has 1: no row is 0 altogether
         total = p.sum(1, keepdim=True)
         p = p / total
-        entropy = total.log() + beta * ((finite * p).sum(1, keepdim=True) - nearest)
-        excess = entropy - math.log(perplexity)
-        if excess.abs().max() <= 1e-5:
+        mean_distance2 = (finite * p).sum(1, keepdim=True)
+        entropy = total.log() + beta * (mean_distance2 - nearest)
+        entropy_error = entropy - math.log(perplexity)
+        if entropy_error.abs().max() <= 1e-5:
             break
-        least = torch.where(excess > 0, beta, least)    # too wide: beta has to grow
-        most = torch.where(excess > 0, most, beta)
-        beta = torch.where(most == math.inf, 2 * beta, (least + most) / 2)
+        too_wide = entropy_error > 0                    # beta has to grow
+        beta_min = torch.where(too_wide, beta, beta_min)
+        beta_max = torch.where(too_wide, beta_max, beta)
+        middle = (beta_min + beta_max) / 2
+        beta = torch.where(beta_max == math.inf, 2 * beta, middle)
     p = p + p.T
     return p / p.sum()
 
@@ -71,9 +75,9 @@ def kl_and_gradient(p, y, exaggeration=1):
 
 
 def principal_components(x):
-    """Return the first two of x (N, F), so small that all points are near each other: (N, 2).
+    """Return the first two of x (N, F), scaled to a standard deviation of 1e-4: (N, 2).
 
-    The largest entry of each direction is positive, because their signs are arbitrary.
+    From there no point is far from another, so any may become neighbours. The largest entry of each direction is positive, because their signs are arbitrary.
     """
     u, s, vh = torch.linalg.svd(x.double() - x.double().mean(0), full_matrices=False)
     largest = vh[:2].gather(1, vh[:2].abs().argmax(1, keepdim=True))
@@ -94,15 +98,17 @@ def tsne(x, perplexity=30, iterations=1000, start=None):
     p = joint_probabilities(x, perplexity).float()
     y = principal_components(x) if start is None else start
     y = y.float()
-    rate = max(N / 48, 50)
+    rate = max(N / 48, 50)                          # as in scikit-learn: N / 12, for its gradient N / 12 / 4
     update = torch.zeros_like(y)
     gain = torch.ones_like(y)
     for i in range(iterations):
         is_early = i < N_EXAGGERATED
         _, gradient = kl_and_gradient(p, y, exaggeration=12 if is_early else 1)
+        # Delta-bar-delta (Jacobs 1988): a coordinate that keeps its direction takes larger steps.
         turned = update * gradient > 0              # the last update went uphill
         gain = torch.where(turned, 0.8 * gain, gain + 0.2).clamp(min=0.01)
-        update = (0.5 if is_early else 0.8) * update - rate * gain * gradient
+        momentum = 0.5 if is_early else 0.8
+        update = momentum * update - rate * gain * gradient
         y = y + update
     return y, kl_and_gradient(p, y)[0].item()
 
@@ -127,8 +133,11 @@ def features(net, split, rows):
 def draw(path, n=1000, perplexity=30, seed=0, out='plot.png'):
     """Draw n images or texts as the classifier in `path` sees them, or the n first tokens of another model.
 
-    Raises UserError if the model is neither a classifier nor one with an embedding of tokens.
+    Raises UserError if the model is neither a classifier nor one with an embedding of tokens, and for too few
+    points.
     """
+    if n < 2 or perplexity <= 1:
+        raise UserError(f'expected at least 2 points and a perplexity above 1, got {n} and {perplexity}')
     checkpoint = load_checkpoint(find_checkpoint(path))
     net = build_model(checkpoint)
     figure = new_figure(8, 7)

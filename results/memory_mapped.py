@@ -13,16 +13,19 @@ os.environ.setdefault('GOMP_SPINCOUNT', '3000')         # as train.py does
 
 import statistics
 import tempfile
+import time
 
 import numpy as np
 
 import data
+from core import machine
 from core.errors import UserError
 from data import loading
-from results.against import UNTIMED, Ours, timed
+from results.against import Ours
 
 # --- options of this script; all others are train.py's
-steps = 40          # steps of each that are timed, after three that are not
+steps = 10          # steps of each that are timed in turns
+rounds = 10         # turns; the first one is not counted
 gigabytes = 2.0     # the size of the data set
 
 
@@ -47,6 +50,16 @@ def load(ours, name, limit):
     return data.load_split(name, 'train', ['tokens'], ours.config.block_size, ours.device)
 
 
+def time_steps(ours, split, steps):
+    """Return the mean seconds of the steps that read from `split`."""
+    ours.split = split
+    start = time.perf_counter()
+    for step in steps:
+        ours.step(step)
+    machine.synchronize(ours.device)
+    return (time.perf_counter() - start) / len(steps)
+
+
 if __name__ == '__main__':
     ours = Ours(__file__, sys.argv[1:])
     if ours.options['gigabytes'] <= 0:
@@ -57,14 +70,14 @@ if __name__ == '__main__':
         resident = load(ours, name, limit=1e12)
         if not resident.resident:
             raise UserError('there is too little memory for the data set', code=5)
-        seconds = []            # (mapped, resident) of each step
-        for step in range(UNTIMED + ours.options['steps']):
-            pair = []
-            for ours.split in mapped, resident:
-                time_of_step, _ = timed(ours.device, ours.step, step)
-                pair.append(time_of_step)
-            seconds.append(pair)
-    mapped_time, resident_time = [statistics.median(column) for column in zip(*seconds[UNTIMED:])]
-    print(f'{ours.options["gigabytes"]:g} GB: memory map {mapped_time * 1e3:.2f} ms per step, in memory '
-          f'{resident_time * 1e3:.2f} ms (medians of {ours.options["steps"]} in turns), ratio '
-          f'{mapped_time / resident_time:.3f}')
+        steps, rounds = ours.options['steps'], ours.options['rounds']
+        mapped_seconds = []     # of each round
+        resident_seconds = []
+        for i in range(rounds + 1):
+            mapped_seconds.append(time_steps(ours, mapped, range(i * steps, (i + 1) * steps)))
+            resident_seconds.append(time_steps(ours, resident, range(i * steps, (i + 1) * steps)))
+    ratios = [a / b for a, b in zip(mapped_seconds[1:], resident_seconds[1:])]
+    print(f'{ours.options["gigabytes"]:g} GB: memory map {statistics.median(mapped_seconds[1:]) * 1e3:.2f} ms per '
+          f'step, in memory {statistics.median(resident_seconds[1:]) * 1e3:.2f} ms; ratio '
+          f'{statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f} in {rounds} rounds of '
+          f'{steps} steps')

@@ -4,23 +4,19 @@
 
 It prints a table for the test split, and ten summaries. How many first words to copy is chosen on val.
 """
-import functools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))    # the root of the repository
 
-import torch  # noqa: E402
-
 import configurator  # noqa: E402
-from core import search  # noqa: E402
 from core.checkpoint import build_model, find_checkpoint, load_checkpoint  # noqa: E402
 from core.errors import UserError  # noqa: E402
 from core.rouge import rouge  # noqa: E402
 from core.score import exact_match  # noqa: E402
 from data import tokenizers  # noqa: E402
-from samples import load_split  # noqa: E402
-from samples.translation import text_of  # noqa: E402
+from samples import load_split, translation  # noqa: E402
+from samples.translation import text_of, translate_ids  # noqa: E402
 
 # --- options
 out_dir = ''            # the run folder of a model that summarizes
@@ -36,7 +32,7 @@ def read(checkpoint, tokenizer, split):
     sources = [reader.row('src', i) for i in range(reader.size)]
     references = [text_of(tokenizer, reader.row('tgt', i)) for i in range(reader.size)]
     texts = [text_of(tokenizer, ids) for ids in sources]
-    for prefix in checkpoint['info'].get('prefixes', []):
+    for prefix in checkpoint.get('info', {}).get('prefixes', []):
         texts = [text.removeprefix(prefix) for text in texts]
     return sources, texts, references
 
@@ -52,28 +48,35 @@ def scores(texts, references):
     return values | {'exact match': f'{exact_match(texts, references):.1%}'}
 
 
+def best_n_words(texts, references):
+    """Return how many first words of the texts have the best ROUGE-1."""
+    scores = {n: rouge(first_words(texts, n), references)['ROUGE-1'] for n in range(1, 11)}
+    return max(scores, key=scores.get)
+
+
 if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).options)    # the options above, as given
-    if not out_dir:
-        raise UserError('which run? For example: --out_dir=out/t5_summarize')
+    if not out_dir or shown < 1:
+        raise UserError(f'which run? For example: --out_dir=out/t5_summarize; got {out_dir!r}, {shown} shown')
     checkpoint = load_checkpoint(find_checkpoint(out_dir))
     tokenizer = tokenizers.load(checkpoint['tokenizer'])
     net = build_model(checkpoint)
     _, val_texts, val_references = read(checkpoint, tokenizer, 'val')
-    n_words = max(range(1, 11), key=lambda n: rouge(first_words(val_texts, n), val_references)['ROUGE-1'])
+    n_words = best_n_words(val_texts, val_references)
     sources, texts, references = read(checkpoint, tokenizer, 'test')
 
-    def summarize(**options):
-        """Return the model's summaries."""
-        return [text_of(tokenizer, ids) for ids in search.translate(net, sources, **options)]
+    def summarize(beam_size):
+        """Return the model's summaries, as sample.py makes them with --beam; 0 draws at random."""
+        translation.beam = beam_size
+        translation.temperature = 1.0
+        translation.top_k = top_k
+        return [text_of(tokenizer, ids) for ids in translate_ids(net, sources, seed)]
 
-    generator = torch.Generator().manual_seed(seed)
-    choose = functools.partial(search.sample, temperature=1.0, top_k=top_k, generator=generator)
     summaries = {
         f'the first {n_words} words': first_words(texts, n_words),
-        'greedy': summarize(beam=1),
-        f'beam of {beam}': summarize(beam=beam),
-        f'sampled, top_k {top_k}, seed {seed}': summarize(beam=0, choose=choose),
+        'greedy': summarize(1),
+        f'beam of {beam}': summarize(beam),
+        f'sampled, top_k {top_k}, seed {seed}': summarize(0),
     }
     rows = {name: scores(found, references) for name, found in summaries.items()}
     columns = list(rows['greedy'])
@@ -85,6 +88,6 @@ if __name__ == '__main__':
     print('| text | heading | greedy |')
     print('| --- | --- | --- |')
     step = max(1, len(texts) // shown)
-    for i in range(0, step * shown, step):
+    for i in list(range(0, len(texts), step))[:shown]:
         beginning = ' '.join(texts[i].split()[:20])
         print(f'| {beginning} ... | {references[i]} | {summaries["greedy"][i]} |')

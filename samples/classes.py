@@ -67,7 +67,7 @@ def make_captions(images, true, predicted, probabilities, names):
     A mistake is marked by ✗ and has a second line, the true class. Long names are cut.
     """
     width = images.shape[3] * enlargement(images, as_many_as_rows(len(images)))
-    n_letters = width // LETTER - 5                 # 5 are for ' 100%'
+    n_letters = max(3, width // LETTER - 5)         # 5 are for ' 100%'
     short = []
     for name in names:
         short.append(name if len(name) <= n_letters else f'{name[:n_letters - 1]}…')

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import core.rouge
 from core import score, search
 from core.errors import UserError
 from core.facts import duration
-from core.rouge import rouge as mean_rouge
-from data import tokenizers
+from data import spans, tokenizers
 from data.lines import split_lines
 from samples import device_of, load_split, out_problems, read_prompt, writing
 
@@ -99,12 +99,9 @@ def show(net, checkpoint, folder, seed):
         warn_of_prefixes(lines, checkpoint.get('info', {}).get('prefixes', []))
         sources = [tokenizer.encode(line) + [search.END] for line in lines]
         name = ''
-    elif any(key.endswith('.tokens') for key in checkpoint['data']):    # a T5 that learned from text alone
-        if bleu or rouge:
-            raise UserError('the model was trained on text alone: bleu and rouge need pairs')
-        stream = load_split(checkpoint, split, ['tokens'], block_size=net.config.block_size)
-        print(preview(net, tokenizer, stream))
-        return
+    elif any(key.endswith('.tokens') for key in checkpoint.get('data', {})):
+        raise UserError('the model was trained on text alone, so its data set has no sources; give it one, '
+                        'such as --start="The capital of <extra_id_0> is Paris ."')
     else:
         pairs = load_split(checkpoint, split, ('src', 'tgt'))
         sources = [pairs.row('src', i) for i in range(pairs.size)]
@@ -134,7 +131,8 @@ def print_scores(texts, references, name, seed, seconds):
     if beam == 1:
         method = 'greedy'
     elif beam == 0:
-        method = f'sampled at temperature {temperature}, top_k {top_k}, seed {seed}'
+        method = (f'sampled at temperature {temperature}, top_k {top_k}, top_p {top_p}, min_p {min_p}, '
+                  f'seed {seed}')
     exact_match = score.exact_match(texts, references)
     facts = f'{method}, at most 2 S + 10 tokens; {duration(seconds)}; exact match {exact_match:.2%}'
     if bleu:
@@ -144,9 +142,11 @@ def print_scores(texts, references, name, seed, seconds):
         if tokenization == 'char':
             print('char: most references have no spaces between words, so each character counts as a word')
     if rouge:
-        values = mean_rouge(texts, references)
-        words = ', '.join(f'{measure} {value:.2f}' for measure, value in values.items())
-        print(f'{words} of {len(texts):,} lines of {name}, F1, lower case, no stemming; {facts}')
+        tokenization = core.rouge.choose_tokenizer(references)
+        values = core.rouge.rouge(texts, references, tokenization)
+        numbers = ', '.join(f'{measure} {value:.2f}' for measure, value in values.items())
+        print(f'{numbers} of {len(texts):,} lines of {name}, F1, words as {tokenization}, lower case, no '
+              f'stemming; {facts}')
 
 
 def preview(net, tokenizer, split):
@@ -156,7 +156,9 @@ def preview(net, tokenizer, split):
     """
     if 'tokens' in split.arrays:
         tokens = split.batch(np.array([0]))['tokens'][:, :100]
-        sources, references = (ids.tolist() for ids in net.corrupt(tokens))
+        src, tgt = spans.corrupt(tokens, net.config.sentinel)
+        sources = src.tolist()
+        references = tgt.tolist()
     else:
         rows = range(min(3, split.size))
         sources = [split.row('src', i) for i in rows]

@@ -183,3 +183,9 @@ def test_masks_without_their_files_are_an_error(launch, tmp_path):
     image_data(tmp_path / 'x')
     code, text = launch('results/against_plain.py', *UNET, f'--dataset={tmp_path}/x')
     assert code == 3 and 'annotations/trimaps/*.png to decode, found none' in text, text
+
+
+def test_a_memory_map_is_timed_beside_memory(launch, toy):
+    code, text = launch('results/memory_mapped.py', *TINY, f'--dataset={toy}', '--gigabytes=0.001',
+                        '--steps=2', '--rounds=2')
+    assert code == 0 and '0.001 GB: memory map' in text and 'in 2 rounds of 2 steps' in text, text

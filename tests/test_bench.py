@@ -1,12 +1,13 @@
 """bench.py: that it times every part of train.py's own step and records what an estimate needs."""
 import json
 import re
+import time
 
 import pytest
 
 import bench
 from conftest import TINY, image_data
-from core import doctor
+from core import clocks, doctor
 from core.errors import UserError
 
 CNN = '--model=cnn', '--width=4', '--batch_size=8', '--device=cpu', '--dtype=float32', '--steps=2'
@@ -35,8 +36,8 @@ def test_a_record_estimates_the_time_of_the_run(launch, toy, tmp_path):
 def test_all_that_is_measured_is_in_a_file(launch, toy, tmp_path):
     file = tmp_path / 'measured.json'
     trace = tmp_path / 'trace.json'
-    code, text = launch('bench.py', *TINY, f'--dataset={toy}', '--steps=3', '--batch_size=6',
-                        '--micro_batch_size=2', f'--json_file={file}', f'--profile={trace}')
+    code, text = launch('bench.py', *TINY, f'--dataset={toy}', '--max_iters=100', '--batch_size=6',
+                        '--micro_batch_size=3', f'--json_file={file}', f'--profile={trace}')
     assert code == 0, text
     found = json.loads(file.read_text(encoding='utf-8'))
     assert found['rows_per_second'] == pytest.approx(6 / found['seconds'])
@@ -53,6 +54,30 @@ def test_two_settings_are_timed_in_turns(launch, toy):
     assert code == 0 and re.search(r'ratio: [\d.]+, from [\d.]+ to [\d.]+', text), text
     code, text = launch(*argv, '--against=n_leyer=3')
     assert code == 2 and 'n_leyer' in text and 'Traceback' not in text, text
+    code, text = launch(*argv, '--against=n_layer=3', '--profile=x.json')
+    assert code == 2 and 'for one measurement' in text, text
+
+
+def test_of_two_settings_the_second_has_the_change(monkeypatch, capsys):
+    def measured(argv, steps):
+        return {'seconds': 0.3 if '--n_layer=3' in argv else 0.2}
+
+    monkeypatch.setattr(bench, 'measure_elsewhere', measured)
+    bench.compare(['a.py'], 'n_layer=3', 5, 3)
+    assert capsys.readouterr().out.endswith('ratio: 1.500, from 1.500 to 1.500\n')
+
+
+def test_the_time_of_a_call_within_a_call_counts_once():
+    class Split:
+        def batch(self, rows):
+            time.sleep(0.05)
+            return self.batch(rows - 1) if rows else 0
+
+    counter = clocks.Clocks(1, 'cpu')
+    counter.measure(Split, 'batch', 'data')
+    start = time.perf_counter()
+    Split().batch(2)
+    assert 0.15 <= counter.parts['data'][0] <= time.perf_counter() - start
 
 
 def test_the_tokens_of_a_gpt_are_timed(launch, toy, tmp_path):
@@ -79,7 +104,7 @@ def test_a_fraction_of_the_peak_that_has_fallen_is_named(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(bench, 'measure_elsewhere', measured)
     monkeypatch.setattr(bench.machine, 'native_dtypes', lambda kind: ['float32'])
-    bench.check_record(file, 3)
+    assert bench.check_record(file, 3) == 1
     assert capsys.readouterr().out.split('\n') == [
         'a.py: 0.480 of the peak in float32, 0.500 recorded: as before',
         'b.py: 0.400 of the peak in float32, 0.500 recorded: FALLEN', 'd.py: not measured: no data', '']

@@ -69,6 +69,28 @@ def test_curves_are_written_to_a_file(tmp_path, options, capsys):
     assert capsys.readouterr().out == f'wrote {tmp_path / "x.png"}\n'
 
 
+@pytest.mark.parametrize('log', ['none', 'y'])
+def test_the_axis_shows_all_of_val_and_the_line_but_not_where_train_begins(tmp_path, monkeypatch, log):
+    figures = []
+    monkeypatch.setattr(curves, 'save_figure', lambda figure, out: figures.append(figure))
+    more = [{'event': 'train', 'step': 1, 'epoch': 0.1, 'loss': 100.0, 'seconds': 0.5}]
+    run = write_log(tmp_path / 'a', [3.0, 0.05], more=more)
+    curves.draw([run], ['loss', 'lr'], log=log, line=0.02)
+    loss_axes, lr_axes = figures[0].axes
+    low, high = loss_axes.get_ylim()
+    assert low <= 0.02 and 3 <= high < 100
+    assert low > 0 or log == 'none'
+    assert loss_axes.get_yscale() == ('log' if log == 'y' else 'linear')
+    assert any(list(curve.get_ydata()) == [0.02, 0.02] for curve in loss_axes.lines)
+    assert not any(list(curve.get_ydata()) == [0.02, 0.02] for curve in lr_axes.lines)
+
+
+def test_two_runs_of_one_seed_are_not_called_seeds(tmp_path):
+    runs = [write_log(tmp_path / name, [3, 2], seed=seed) for name, seed in (('a', 1), ('b', 1), ('c', 2))]
+    assert curves.curve_name({}, runs) == '3 runs ± std'
+    assert curves.curve_name({}, runs[1:]) == '2 seeds ± std'
+
+
 @pytest.mark.parametrize('what', ['confusion', 'class_accuracy'])
 def test_there_is_no_curve_of_a_metric_that_is_a_list(tmp_path, what):
     run = write_log(tmp_path / 'a', [3], more=[classifier_evaluation(20, 'val', np.eye(3))])

@@ -1,12 +1,17 @@
 """plots/tsne.py: the probabilities, the gradient, and pictures of points whose clusters are known."""
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
+import data
+from conftest import image_data
+from core.checkpoint import FORMAT, save_checkpoint
 from core.errors import UserError
-from plots.tsne import joint_probabilities, kl_and_gradient, principal_components, tsne
+from models import cnn, gpt
+from plots.tsne import features, joint_probabilities, kl_and_gradient, principal_components, tsne
 
 
 def clouds(n=50, distance=10.0):
@@ -67,6 +72,10 @@ def test_the_gradient_is_that_of_autograd(exaggeration):
 
 def test_three_clouds_stay_apart_and_the_picture_is_always_the_same():
     x, label = clouds()
+    mixed = 1e-4 * torch.randn(150, 2, generator=torch.Generator().manual_seed(2))
+    assert silhouette(mixed, label) < 0
+    places, _ = tsne(x, perplexity=20, start=mixed)
+    assert silhouette(places, label) > 0.5
     places, kl = tsne(x, perplexity=20)
     assert silhouette(places, label) > 0.5
     again, _ = tsne(x, perplexity=20)
@@ -89,3 +98,42 @@ def test_the_divergence_is_that_of_scikit_learn():
     theirs.fit(digits.data[:500])
     _, kl = tsne(x, 30, start=start)
     assert kl == pytest.approx(theirs.kl_divergence_, rel=0.05)
+
+
+# --- models
+
+def save(folder, net, dataset='', tokenizer=None):
+    """Save a model as a run that was trained on a data set."""
+    folder.mkdir()
+    keys = {'model': type(net).__module__.split('.')[1], 'dataset': dataset}
+    hashes = data.hashes(data.check(dataset)) if dataset else {}
+    checkpoint = {'format': FORMAT, 'step': 0, 'keys': keys, 'tokenizer': tokenizer, 'model': net.state_dict(),
+                  'config': dataclasses.asdict(net.config), 'data': hashes}
+    save_checkpoint(folder / 'best.pt', checkpoint)
+
+
+@torch.no_grad()
+def test_features_are_what_the_head_reads(tmp_path):
+    image_data(tmp_path / 'images')
+    torch.manual_seed(0)
+    net = cnn.Model(cnn.Config(n_class=3, width=4, tta='flip')).eval()
+    torch.nn.init.normal_(net.head.weight)
+    split = data.load_split(str(tmp_path / 'images'), 'train', ['image', 'label'])
+    rows = np.arange(30)
+    found = features(net, split, rows)
+    assert torch.allclose(net.head(found), net.logits(split.batch(rows)['image']), atol=1e-4)
+
+
+def test_the_script_draws_images_and_tokens(launch, tmp_path):
+    image_data(tmp_path / 'images')
+    save(tmp_path / 'cnn', cnn.Model(cnn.Config(n_class=3, width=4)), f'{tmp_path}/images')
+    tokenizer = {'kind': 'bytes'}
+    save(tmp_path / 'gpt', gpt.Model(gpt.Config(vocab_size=256, n_layer=1, n_head=1, n_embd=8)),
+         tokenizer=tokenizer)
+    for name in 'cnn', 'gpt':
+        code, text = launch('plot.py', '--what=tsne', tmp_path / name, '--points=40', '--perplexity=5',
+                            f'--out={tmp_path}/{name}.png')
+        assert code == 0 and (tmp_path / f'{name}.png').read_bytes().startswith(b'\x89PNG'), text
+    for option in '--points=0', '--points=-1', '--perplexity=0', '--perplexity=100':
+        code, text = launch('plot.py', '--what=tsne', tmp_path / 'gpt', '--points=40', option)
+        assert code == 2 and 'points' in text and 'Traceback' not in text, text

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from core.rouge import common_subsequence, rouge, rouge_of_text, tokenize, tokenize_any_language
+from core.rouge import choose_tokenizer, common_subsequence, rouge, rouge_of_text, tokenize, tokenize_letters
 
 STEMS = {'cats': 'cat', 'running': 'run', 'dogs': 'dog', 'barked': 'bark', 'loudly': 'loudli'}
 
@@ -37,8 +37,10 @@ def test_without_words_all_is_0(text, reference):
 
 def test_words_of_other_languages_need_the_other_tokenizer():
     assert tokenize("L'Été, garçon 1,5") == ['l', 't', 'gar', 'on', '1', '5']
-    assert tokenize_any_language("L'Été, garçon 1,5") == ['l', 'été', 'garçon', '1', '5']
-    assert rouge(['Été'], ['été'], 'any')['ROUGE-1'] == 100 > rouge(['ô'], ['ô'])['ROUGE-1']
+    assert tokenize_letters("L'Été, garçon 1,5") == ['l', 'été', 'garçon', '1', '5']
+    assert rouge(['Été'], ['été'], 'letters')['ROUGE-1'] == 100 > rouge(['ô'], ['ô'])['ROUGE-1']
+    assert choose_tokenizer(['Un café, déjà vu']) == 'letters'
+    assert choose_tokenizer(['the café of ' + 'a hundred letters ' * 10]) == 'a-z0-9' == choose_tokenizer([''])
 
 
 def test_a_subsequence_is_one_of_both_and_no_longer_one_exists():

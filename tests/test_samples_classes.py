@@ -247,6 +247,12 @@ def test_a_caption_has_class_and_probability_and_a_mistake_also_the_true_class()
     assert len(long) < 30
 
 
+def test_a_caption_of_a_small_image_keeps_some_letters_of_a_name():
+    images = np.zeros((400, 3, 28, 28), np.uint8)
+    captions = classes.make_captions(images, [0] * 400, [0] * 400, [[1.0]] * 400, ['airplane'])
+    assert captions == [['ai… 100%']] * 400
+
+
 def test_the_seed_decides_which_rows_are_in_the_grid(trained, sampled, tmp_path):
     net, splits = trained
     answers = answers_of(image_logits(net), splits['test'])

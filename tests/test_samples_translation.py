@@ -163,6 +163,21 @@ def test_bleu_is_printed_with_the_kind_of_search(sampled):
     assert 'seed 3' in drawn
 
 
+def test_rouge_is_printed_with_the_words_that_it_counts(sampled):
+    greedy = sampled('--split=val', '--beam=1', '--rouge')
+    assert greedy.startswith('ROUGE-1 100.00, ROUGE-2 ') and ' of 4 lines of val, F1, words as ' in greedy
+    assert 'BLEU' not in greedy
+
+
+def test_summaries_are_scored_beside_the_first_words(launch, trained, tmp_path):
+    code, text = launch('results/summaries.py', f'--out_dir={trained}/run', '--shown=30', cwd=tmp_path)
+    assert code == 0, text
+    lines = [line for line in text.split('\n') if line.startswith('|')]
+    assert [line.split(' | ')[0].strip('| ') for line in lines[2:6]] == [
+        lines[2].split(' | ')[0].strip('| '), 'greedy', 'beam of 4', 'sampled, top_k 40, seed 1337']
+    assert lines[2].startswith('| the first ') and len(lines) == 6 + 2 + 7      # test has seven rows
+
+
 def test_without_a_beam_the_seed_decides_the_sample(sampled):
     argv = '--split=val', '--beam=0', '--temperature=3'
     one = sampled(*argv, '--seed=1')

@@ -12,7 +12,8 @@ import torch
 
 import data
 from conftest import losses
-from core.checkpoint import load
+from core import search
+from core.checkpoint import load, load_checkpoint
 from data import bpe, t5_tasks, tokenizers
 from data.spans import corrupt, random_lengths
 from mirror import prepare
@@ -95,14 +96,17 @@ def test_the_loss_of_text_is_that_of_its_source_and_target():
     torch.manual_seed(2)
     found = net(tokens=tokens)
     torch.manual_seed(2)
-    src, tgt = net.corrupt(tokens[:, 1:])
+    src, tgt = corrupt(tokens[:, 1:], 399)
     expected = net(src, tgt)
     assert found['loss'] == expected['loss'] and found['count'] == tgt.numel()
 
 
-def test_data_without_sentinels_are_an_error():
-    with pytest.raises(ValueError, match='no sentinels'):
-        tiny(sentinel=0)(tokens=torch.zeros(1, 5, dtype=torch.long))
+def test_data_without_sentinels_are_an_error(launch, argv, tmp_path):
+    code, text = launch('train.py', *argv('a'), '--model=t5', '--n_layer=1', '--d_kv=8', '--d_ff=32')
+    assert code == 2 and 'T5 needs sentinels' in text and 'Traceback' not in text, text
+    assert not (tmp_path / 'a').exists()
+    with pytest.raises(ValueError, match='sentinel must be an id below 400, got 400'):
+        tiny(sentinel=400)
 
 
 # --- the loop
@@ -142,11 +146,17 @@ def test_a_killed_run_on_text_alone_resumes_exactly(launch, argv, spans, tmp_pat
 
 def test_sample_fills_in_what_is_left_out(launch, argv, spans, tmp_path):
     assert launch('train.py', *argv('a'), *spans)[0] == 0
-    for more in [], ['--start=the quick <extra_id_0> jumps']:
+    code, text = launch('sample.py', f'--out_dir={tmp_path}/a', '--start=the quick <extra_id_0> jumps',
+                        '--beam=1')
+    net = load(tmp_path / 'a')
+    tokenizer = tokenizers.load(load_checkpoint(tmp_path / 'a/best.pt')['tokenizer'])
+    source = [*tokenizer.encode('the quick <extra_id_0> jumps'), END]
+    assert 399 in source
+    expected, = search.translate(net, [source], beam=1)
+    assert (code, text) == (0, f'{tokenizer.decode(expected)}\n'), text
+    for more in [], ['--bleu'], ['--out=x.txt']:
         code, text = launch('sample.py', f'--out_dir={tmp_path}/a', *more)
-        assert code == 0, text
-    code, text = launch('sample.py', f'--out_dir={tmp_path}/a', '--bleu')
-    assert code == 2 and 'text alone' in text, text
+        assert code == 2 and 'text alone' in text, text
 
 
 # --- the tasks

@@ -18,8 +18,8 @@ out = 't5_spans'        # name of the data set
 
 if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
-    tokenizer, info = t5_tasks.make_tokenizer()
-    texts, source = t5_tasks.fetch_texts()
+    tokenizer, info, source = t5_tasks.make_tokenizer()
+    texts, _ = t5_tasks.fetch_texts()
     splits = {split: {'tokens': np.array(tokenizer.encode(text))} for split, text in texts.items()}
     data.save(out, splits, {'tokens': 'stream'}, info, tokenizer.json(), {}, source)
     counts = ', '.join(f'{len(fields["tokens"]):,} of {split}' for split, fields in splits.items())

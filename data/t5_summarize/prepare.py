@@ -23,7 +23,7 @@ if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
     if max_words < 1:
         raise UserError(f'max_words must be at least 1, got {max_words}')
-    tokenizer, info = t5_tasks.make_tokenizer()
-    splits, source = t5_tasks.summary_pairs(max_words)
+    tokenizer, info, source = t5_tasks.make_tokenizer()
+    splits = t5_tasks.summary_pairs(max_words)
     info['prefixes'] = [t5_tasks.SUMMARIZE]
     save(out, splits, tokenizer, ['text', 'heading'], info, {'max_words': max_words}, source)

@@ -16,7 +16,7 @@ out = 't5_translate'    # name of the data set
 
 if __name__ == '__main__':
     globals().update(configurator.read(__file__, sys.argv[1:]).options)     # the options above, as given
-    tokenizer, info = t5_tasks.make_tokenizer()
-    splits, source = t5_tasks.translation_pairs()
+    tokenizer, info, source = t5_tasks.make_tokenizer()
+    splits = t5_tasks.translation_pairs()
     info['prefixes'] = [t5_tasks.TRANSLATE]
     save(out, splits, tokenizer, ['en', 'fr'], info, {}, source)
