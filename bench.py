@@ -139,8 +139,9 @@ def compare(argv, change, steps, rounds):
 
 
 def check_record(path, steps):
-    """Time the configs of a record of this repository, which is of a CPU; print each fraction of the peak beside
-    the recorded one. Return how many have fallen.
+    """Time the configs of a record, which is of a CPU; print each fraction of the peak beside the recorded one.
+
+    Return how many have fallen.
     """
     dtype = machine.native_dtypes('cpu')[0]
     n_fallen = 0
@@ -202,7 +203,8 @@ if __name__ == '__main__':
         raise UserError('steps and rounds must be at least 1 and generate at least 0, got '
                         f'{steps}, {rounds}, {generate}')
     if (check or against or generate) and (record or profile or json_file):
-        raise UserError('record, profile and json_file are for one measurement: not with check, against, generate')
+        raise UserError('record, profile and json_file are for one measurement, not for check, against and '
+                        'generate')
     if check:
         if check_record(ROOT / 'results' / 'speed.json', steps):
             raise SystemExit(7)             # a target was missed

@@ -31,8 +31,8 @@ def as_many_as_rows(n):
 def enlargement(images, columns):
     """Return how large to draw a pixel of images (n, C, H, W), so that each side has at least 160 pixels.
 
-    In many columns the sides have fewer, so that the grid is at most MAX_WIDTH wide if its images are not wider
-    themselves, and of very many images too, so that it has at most MAX_PIXELS.
+    In many columns the sides have fewer, so that the grid is at most MAX_WIDTH wide (or as wide as its images
+    are), and of very many images too, so that it has at most MAX_PIXELS.
     """
     n, _, H, W = images.shape
     widest = (MAX_WIDTH - LEFT) // columns - BETWEEN        # pixels that a column may have

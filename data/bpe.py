@@ -49,7 +49,7 @@ class BPE:
     def encode(self, text):
         """Return `text` as a list of ids, without an end.
 
-        A sentinel such as '<extra_id_0>' becomes its id; all other text is encoded as it is, '<|endoftext|>' too.
+        A sentinel such as '<extra_id_0>' becomes its id; other text is encoded as it is, '<|endoftext|>' too.
         Raises UserError if it comes from bytes that are not UTF-8.
         """
         to_utf8(text)                           # tiktoken would put U+FFFD there without a word

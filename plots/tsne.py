@@ -77,7 +77,8 @@ def kl_and_gradient(p, y, exaggeration=1):
 def principal_components(x):
     """Return the first two of x (N, F), scaled to a standard deviation of 1e-4: (N, 2).
 
-    From there no point is far from another, so any may become neighbours. The largest entry of each direction is positive, because their signs are arbitrary.
+    From there no point is far from another, so any may become neighbours. The largest entry of each
+    direction is positive, because their signs are arbitrary.
     """
     u, s, vh = torch.linalg.svd(x.double() - x.double().mean(0), full_matrices=False)
     largest = vh[:2].gather(1, vh[:2].abs().argmax(1, keepdim=True))

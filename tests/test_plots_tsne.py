@@ -107,8 +107,8 @@ def save(folder, net, dataset='', tokenizer=None):
     folder.mkdir()
     keys = {'model': type(net).__module__.split('.')[1], 'dataset': dataset}
     hashes = data.hashes(data.check(dataset)) if dataset else {}
-    checkpoint = {'format': FORMAT, 'step': 0, 'keys': keys, 'tokenizer': tokenizer, 'model': net.state_dict(),
-                  'config': dataclasses.asdict(net.config), 'data': hashes}
+    checkpoint = {'format': FORMAT, 'step': 0, 'keys': keys, 'tokenizer': tokenizer, 'data': hashes,
+                  'model': net.state_dict(), 'config': dataclasses.asdict(net.config)}
     save_checkpoint(folder / 'best.pt', checkpoint)
 
 

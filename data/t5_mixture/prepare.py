@@ -3,8 +3,8 @@
     python data/t5_mixture/prepare.py                       # half of the rows of train translate
     python data/t5_mixture/prepare.py --translate=0.8 --out=t5_mixture_80
 
-The task that has too few rows for its fraction of train has each of them several times. val and test have every
-row of both tasks once; test_translate and test_summarize are those of one task.
+The task that has too few rows for its fraction of train has each of them several times. val and test have
+every row of both tasks once; test_translate and test_summarize are those of one task.
 """
 import sys
 sys.path.insert(0, __file__.rsplit('/', 3)[0])      # the root of the repository
