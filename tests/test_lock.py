@@ -17,6 +17,21 @@ def test_a_second_lock_is_an_error_until_the_first_file_is_closed(tmp_path):
     lock(tmp_path, wait=False).close()
 
 
+def test_a_folder_that_is_renamed_before_its_lock_is_taken_is_another_processs(tmp_path, monkeypatch):
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    flock = fcntl.flock
+
+    def rename_first(file, operation):              # as Run.move_aside of another process
+        folder.rename(tmp_path / 'run.1')
+        folder.mkdir()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, 'flock', rename_first)
+    with pytest.raises(BlockingIOError, match='moved it aside'):
+        lock(folder, wait=False)
+
+
 def no_locks():
     """Patched into a child: what flock does on NFS without a lock daemon, Lustre without -o flock."""
     def flock(file, operation):
