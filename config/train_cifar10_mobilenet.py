@@ -1,6 +1,8 @@
 """MobileNet (Howard et al. 2017) on CIFAR-10, 3.2 M parameters, with a stem of stride 1.
 
-Not run yet. Muon trains the pointwise convolutions, which have 98 % of the parameters; AdamW trains the rest.
+91.5 % test accuracy (one run) with --dtype=float32 after 77 minutes on two CPU cores, other programs beside
+it, in 4.3 GB: results/mobilenet.md. In bfloat16 the gradient of a strided depthwise convolution is slow on a
+CPU. Muon trains the pointwise convolutions, which have 98 % of the parameters; AdamW trains the rest.
 """
 dataset = 'cifar10'
 flip = 'alternating'
