@@ -139,7 +139,7 @@ def compare(argv, change, steps, rounds):
 
 
 def check_record(path, steps):
-    """Time the configs of a record, which is of a CPU; print each fraction of the peak beside the recorded one.
+    """Time the configs of a record, which is of a CPU; print their fractions of the peak, recorded and now.
 
     Return how many have fallen.
     """

@@ -312,7 +312,7 @@ def check(config):
         value = getattr(config, name)
         if value < 1:
             problems.append(f'{name} must be at least 1, got {value}')
-    if not 0 <= config.sentinel < config.vocab_size:
+    if not 0 <= config.sentinel < max(config.vocab_size, 1):
         problems.append(f'sentinel must be an id below {config.vocab_size}, got {config.sentinel}')
     for name in ('dropout', 'label_smoothing'):
         rate = getattr(config, name)
