@@ -23,6 +23,8 @@ def migrate(state):
     config = state.get('config', {})
     if keys.get('model') == 'gpt':
         config.pop('label_smoothing', None)
+    if keys.get('model') == 'gpt2':
+        config.pop('flash', None)
     if 'waves' in config:                                               # of what is models/cvae_prior.py now
         config.pop('n_layer', None)                                     # was always 1
     if keys.get('model') == 'cvae' and 'waves' in config:
