@@ -13,8 +13,8 @@ N_SMOOTH = 50       # a train curve is averaged over windows of 1 / 50 of its le
 def draw(runs, names=('loss',), x='step', log='none', line=0.0, out='plot.png'):
     """Draw each of `names` over `x`: on val with train faint behind it, or on train if val has none.
 
-    Of several seeds, draw the mean and a band of one standard deviation. The axis shows the values on val;
-    train may begin far above. `line` is a horizontal line in the first plot, 0 none. Raises UserError, with
+    Of several seeds, draw the mean and a band of one standard deviation. The axis shows all of val, and train
+    from the first evaluation on. `line` is a horizontal line in the first plot, 0 none. Raises UserError, with
     nothing written, if a run has not logged these numbers.
     """
     splits_of = {name: splits_with(runs, name, x) for name in names}
@@ -44,16 +44,24 @@ def draw_number(axes, runs, splits, what, x, log, line):
     colors = COLORS
     if len(groups) > len(COLORS):
         colors = colormaps['viridis'](np.linspace(0, 0.9, len(groups)))
+    first = np.inf              # where the first evaluation is
     for color, (varying, seeds) in zip(colors, groups):
         position, mean, std = mean_and_std(seeds, splits[0], what, x)
+        first = min(first, position[0])
         marker = '.' if len(position) < 30 else ''
         axes.plot(position, mean, color=color, label=curve_name(varying, seeds), marker=marker)
         axes.fill_between(position, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
     if len(splits) > 1:
-        axes.set_ylim(axes.get_ylim())          # as val has set it
+        low, high = axes.get_ylim()
         for color, (varying, seeds) in zip(colors, groups):
             position, mean, _ = mean_and_std(seeds, splits[1], what, x)
-            axes.plot(smooth(position), smooth(mean), color=color, alpha=0.4, linewidth=0.8, zorder=1)
+            position = smooth(position)
+            mean = smooth(mean)
+            axes.plot(position, mean, color=color, alpha=0.4, linewidth=0.8, zorder=1)
+            shown = mean[(position >= first) & np.isfinite(mean)]       # before, train may be far away
+            low = min(low, shown.min(initial=low))
+            high = max(high, shown.max(initial=high))
+        axes.set_ylim(low, high)
     faint = ', train faint' if len(splits) > 1 else ''
     axes.set(xlabel=x, ylabel=f'{splits[0]} {LABELS.get(what, what)}{faint}')
     if 'x' not in log:

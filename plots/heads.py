@@ -76,7 +76,7 @@ def draw(path, seed=0, out='plot.png'):
     layers = [f'layer {i + 1}' for i in range(net.config.n_layer)]
     heads = [f'head {i + 1}' for i in range(net.config.n_head)]
     for column, (name, scores, tokens, maps) in enumerate(measure(net, text, seed)):
-        heatmap(above[column], scores.numpy(), layers, heads, f'attention to {name}', size=7)
+        heatmap(above[column], scores.numpy(), layers, heads, f'{name}: weight of attention', size=7)
         layer, head = divmod(scores.argmax().item(), net.config.n_head)
         score = scores[layer, head].item()
         which = f'layer {layer + 1}, head {head + 1}'
