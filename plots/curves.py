@@ -14,8 +14,8 @@ def draw(runs, names=('loss',), x='step', log='none', line=0.0, out='plot.png'):
     """Draw each of `names` over `x`: on val with train faint behind it, or on train if val has none.
 
     Of several seeds, draw the mean and a band of one standard deviation. The axis shows all of val, and train
-    from the first evaluation on. `line` is a horizontal line in the first plot, 0 none. Raises UserError, with
-    nothing written, if a run has not logged these numbers.
+    from the first evaluation on. `line` is a horizontal line in the first plot, 0 none. Raises UserError,
+    with nothing written, if a run has not logged these numbers.
     """
     splits_of = {name: splits_with(runs, name, x) for name in names}
     figure = new_figure(8 if len(names) == 1 else 5.5 * len(names), 4.8)
