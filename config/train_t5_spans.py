@@ -10,8 +10,8 @@ block_size = 256
 dropout = 0.1
 batch_size = 64
 micro_batch_size = 32
-epochs = 10
-eval_interval = 160
+epochs = 3
+eval_interval = 48
 
 optimizer = 'muon'
 learning_rate = 4e-2
