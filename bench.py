@@ -70,7 +70,7 @@ def measure(argv, steps, profile=''):
     """Return what was measured of a config: {name: number or text}; and the log of its run."""
     settings = configurator.read_train(argv)
     names = 'device', 'dtype', 'compile'
-    device, dtype, compiled, reasons = machine.resolve(*[settings.options[name] for name in names])
+    device, dtype, _, reasons = machine.resolve(*[settings.options[name] for name in names])
     clocks = Clocks(steps, device)
     if profile:
         clocks.profiler = torch.profiler.profile()

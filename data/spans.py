@@ -16,7 +16,7 @@ from core.errors import UserError
 
 CORRUPTION_RATE = 0.15      # fraction of the tokens that are cut out
 MEAN_SPAN_LENGTH = 3        # tokens
-N_SENTINEL = 100            # so many spans at most
+N_SENTINEL = 100            # the largest number of spans: each needs one
 END = 1                     # the token that ends a source or a target
 
 

@@ -18,7 +18,7 @@ from plots.attention import self_attention_maps, token_names
 from plots.figure import heatmap, new_figure, save_figure
 from samples import load_split, random_rows
 
-FOUND = 0.5         # a head is found if this part of its attention goes there
+FOUND = 0.5         # a head is found if this fraction of its attention goes there
 
 
 def previous_token(maps):

@@ -50,8 +50,8 @@ def scores(texts, references):
 
 def best_n_words(texts, references):
     """Return how many first words of the texts have the best ROUGE-1."""
-    scores = {n: rouge(first_words(texts, n), references)['ROUGE-1'] for n in range(1, 11)}
-    return max(scores, key=scores.get)
+    rouge_1 = {n: rouge(first_words(texts, n), references)['ROUGE-1'] for n in range(1, 11)}
+    return max(rouge_1, key=rouge_1.get)
 
 
 if __name__ == '__main__':
